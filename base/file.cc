@@ -1,0 +1,188 @@
+#include "base/file.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <memory>
+
+#include "absl/strings/str_cat.h"
+#include "base/status.h"
+
+namespace bflow {
+namespace {
+
+class Descriptor {
+ public:
+  explicit Descriptor(int fd) : fd_(fd) {}
+  ~Descriptor() {
+    if (fd_ >= 0) close(fd_);
+  }
+  Descriptor(const Descriptor&) = delete;
+  Descriptor& operator=(const Descriptor&) = delete;
+  int get() const { return fd_; }
+  // Closes now and reports what close() said; write errors can surface only here.
+  int Close() {
+    int rc = close(fd_);
+    fd_ = -1;
+    return rc;
+  }
+
+ private:
+  int fd_;
+};
+
+absl::string_view View(std::string_view s) { return {s.data(), s.size()}; }
+
+absl::Status ErrnoStatus(std::string_view what, std::string_view path, int error) {
+  std::string text = absl::StrCat(View(what), " ", View(BaseName(path)), ": ", strerror(error));
+  switch (error) {
+    case ENOENT:
+    case ENOTDIR:
+      return absl::NotFoundError(text);
+    case EACCES:
+    case EPERM:
+    case EROFS:
+      return absl::PermissionDeniedError(text);
+    case ENOSPC:
+    case EDQUOT:
+    case EFBIG:
+      return absl::ResourceExhaustedError(text);
+    case ELOOP:
+      return absl::FailedPreconditionError(
+          absl::StrCat(View(what), " ", View(BaseName(path)), ": is a symbolic link"));
+    default:
+      return absl::InternalError(text);
+  }
+}
+
+absl::StatusOr<std::string> Read(const std::string& path, int64_t max_bytes, int extra_flags) {
+  // O_NONBLOCK: opening a FIFO must not hang before fstat can refuse it.
+  Descriptor fd(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | extra_flags));
+  if (fd.get() < 0) return ErrnoStatus("open", path, errno);
+  struct stat info;
+  if (fstat(fd.get(), &info) != 0) return ErrnoStatus("stat", path, errno);
+  if (!S_ISREG(info.st_mode)) {
+    return absl::FailedPreconditionError(absl::StrCat(View(BaseName(path)), ": not a regular file"));
+  }
+  if (info.st_size > max_bytes) {
+    return absl::ResourceExhaustedError(absl::StrCat(View(BaseName(path)), ": ", info.st_size,
+                                                     " bytes, at most ", max_bytes, " are read"));
+  }
+  std::string content(static_cast<size_t>(info.st_size), '\0');
+  size_t done = 0;
+  while (done < content.size()) {
+    ssize_t n = pread(fd.get(), content.data() + done, content.size() - done,
+                      static_cast<off_t>(done));
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return ErrnoStatus("read", path, errno);
+    if (n == 0) {
+      return absl::DataLossError(
+          absl::StrCat(View(BaseName(path)), ": became shorter while it was read"));
+    }
+    done += static_cast<size_t>(n);
+  }
+  return content;
+}
+
+absl::Status WriteAll(int fd, std::string_view content, const std::string& path) {
+  while (!content.empty()) {
+    ssize_t n = write(fd, content.data(), content.size());
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return ErrnoStatus("write", path, errno);
+    content.remove_prefix(static_cast<size_t>(n));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status WriteTemporary(const std::string& temporary, const std::string& path,
+                            std::string_view content, int mode) {
+  Descriptor fd(open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, mode));
+  if (fd.get() < 0) return ErrnoStatus("create", path, errno);
+  BFLOW_RETURN_IF_ERROR(WriteAll(fd.get(), content, path));
+  if (fsync(fd.get()) != 0) return ErrnoStatus("flush", path, errno);
+  if (fd.Close() != 0) return ErrnoStatus("close", path, errno);
+  if (rename(temporary.c_str(), path.c_str()) != 0) return ErrnoStatus("rename", path, errno);
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<std::string> ReadFile(const std::string& path, int64_t max_bytes) {
+  return Read(path, max_bytes, O_NOFOLLOW);
+}
+
+absl::StatusOr<std::string> ReadUserFile(const std::string& path, int64_t max_bytes) {
+  return Read(path, max_bytes, 0);
+}
+
+absl::Status WriteFileAtomically(const std::string& path, std::string_view content, int mode) {
+  const std::string temporary = absl::StrCat(path, ".tmp.", getpid());
+  absl::Status status = WriteTemporary(temporary, path, content, mode);
+  if (!status.ok()) {
+    unlink(temporary.c_str());
+    return status;
+  }
+  Descriptor folder(open(DirName(path).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (folder.get() < 0) return ErrnoStatus("open the folder of", path, errno);
+  if (fsync(folder.get()) != 0) return ErrnoStatus("flush the folder of", path, errno);
+  return absl::OkStatus();
+}
+
+absl::Status MakeDirectories(const std::string& path, int mode) {
+  if (path.empty() || FileExists(path)) return absl::OkStatus();
+  std::string parent = DirName(path);
+  if (parent != path && !FileExists(parent)) BFLOW_RETURN_IF_ERROR(MakeDirectories(parent, mode));
+  if (mkdir(path.c_str(), static_cast<mode_t>(mode)) != 0 && errno != EEXIST) {
+    return ErrnoStatus("create folder", path, errno);
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::vector<std::string>> ListDirectory(const std::string& path) {
+  std::unique_ptr<DIR, int (*)(DIR*)> folder(opendir(path.c_str()), closedir);
+  if (folder == nullptr) return ErrnoStatus("open folder", path, errno);
+  std::vector<std::string> names;
+  errno = 0;
+  while (const dirent* entry = readdir(folder.get())) {
+    std::string_view name = entry->d_name;
+    if (name != "." && name != "..") names.emplace_back(name);
+  }
+  if (errno != 0) return ErrnoStatus("read folder", path, errno);
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+bool FileExists(const std::string& path) {
+  struct stat info;
+  return stat(path.c_str(), &info) == 0;
+}
+
+bool IsDirectory(const std::string& path) {
+  struct stat info;
+  return lstat(path.c_str(), &info) == 0 && S_ISDIR(info.st_mode);
+}
+
+std::string JoinPath(std::string_view folder, std::string_view name) {
+  if (folder.empty()) return std::string(name);
+  std::string joined(folder);
+  if (joined.back() != '/') joined += '/';
+  return joined.append(name);
+}
+
+std::string_view BaseName(std::string_view path) {
+  size_t slash = path.rfind('/');
+  return slash == std::string_view::npos ? path : path.substr(slash + 1);
+}
+
+std::string DirName(std::string_view path) {
+  size_t slash = path.rfind('/');
+  if (slash == std::string_view::npos) return ".";
+  return slash == 0 ? "/" : std::string(path.substr(0, slash));
+}
+
+}  // namespace bflow
