@@ -1,5 +1,5 @@
-// What serving knows of a model: rows of floats in, numbers out. Torch-free and protobuf-free; the server's
-// queue, registry and workers are written and tested against this interface alone.
+// What serving knows of a model: rows of floats in, numbers out. Torch-free and protobuf-free; the
+// server's queue, registry and workers are written and tested against this interface alone.
 #ifndef BFLOW_MODEL_SCORING_SCORER_H_
 #define BFLOW_MODEL_SCORING_SCORER_H_
 
@@ -13,8 +13,8 @@
 
 namespace bflow {
 
-// rows x event, row-major, owned. Quantised models: converter codes (real-valued under kNone); continuous
-// models: the scaled unit.
+// rows x event, row-major, owned. Quantised models: converter codes (real-valued under kNone);
+// continuous models: the scaled unit.
 struct HostBatch {
   int64_t rows = 0;
   std::vector<float> values;
@@ -22,8 +22,8 @@ struct HostBatch {
 
 enum class NoiseKind { kNone, kUniform, kCenter };
 
-// Dequantisation: the flow sees scale(v + step u). kUniform: u from Philox(seed, row_offset + row, draw);
-// kCenter: u = 0.5; kNone: v as it is.
+// Dequantisation: the flow sees scale(v + step u). kUniform: u from Philox(seed, row_offset + row,
+// draw); kCenter: u = 0.5; kNone: v as it is.
 struct Noise {
   NoiseKind kind = NoiseKind::kNone;
   uint64_t seed = 0;
@@ -41,7 +41,7 @@ struct ChannelSignature {
 
 // Everything about a loaded model that does not change while it lives.
 struct ModelSignature {
-  std::string architecture;          // "waveform"
+  std::string architecture;  // "waveform"
   bool patient_sensitive = true;
   bool can_sample = true;
   bool quantised = false;
@@ -52,21 +52,26 @@ struct ModelSignature {
 
   // Set by a calibration; without one can_score_anomaly is false.
   bool can_score_anomaly = false;
-  int calibration_rows = 0;          // n
+  int calibration_rows = 0;  // n
   double alpha = 0.05;
   std::string score_definition;
   std::vector<std::string> feature_names;
   NoiseKind calibration_noise = NoiseKind::kCenter;
   double reference_mean = 0, reference_stddev = 0;  // nats per dim on calibration data
 
-  int64_t event_size() const {       // D
+  int64_t event_size() const {  // D
     int64_t size = 1;
     for (int64_t d : event_shape) size *= d;
     return size;
   }
 };
 
-enum class RowStatus : uint8_t { kOk = 0, kNonFiniteInput = 1, kNonFiniteScore = 2, kOutOfRange = 3 };
+enum class RowStatus : uint8_t {
+  kOk = 0,
+  kNonFiniteInput = 1,
+  kNonFiniteScore = 2,
+  kOutOfRange = 3
+};
 
 // Per row: log p in nats, scaled unit, of the flow. A row that overflowed has -infinity and
 // kNonFiniteScore; NaN is never returned. With draws K > 1 log_prob is log mean_k p(x_k) (the
@@ -78,16 +83,17 @@ struct LogLikelihoodResult {
   std::vector<RowStatus> status;
 };
 
-// Scores under the calibration's noise convention; rows that overflowed carry the fail-safe values of
-// docs/architecture.md (score +infinity, p_value 1/(n+1), nll_rank 1, typicality 2, contributions 0).
+// Scores under the calibration's noise convention; rows that overflowed carry the fail-safe values
+// of docs/architecture.md (score +infinity, p_value 1/(n+1), nll_rank 1, typicality 2,
+// contributions 0).
 struct AnomalyResult {
   std::vector<double> log_prob;
   std::vector<double> score;
-  std::vector<double> p_value;       // (1 + #{b: score_b >= score}) / (n + 1)
-  std::vector<double> score_ratio;   // score / largest calibration score
-  std::vector<double> nll_rank;      // #{b: nll_b <= nll} / n
-  std::vector<uint8_t> typicality;   // 0 typical, 1 too likely, 2 too unlikely
-  std::vector<double> contributions; // rows x F, each row sums to its score; only when wanted
+  std::vector<double> p_value;        // (1 + #{b: score_b >= score}) / (n + 1)
+  std::vector<double> score_ratio;    // score / largest calibration score
+  std::vector<double> nll_rank;       // #{b: nll_b <= nll} / n
+  std::vector<uint8_t> typicality;    // 0 typical, 1 too likely, 2 too unlikely
+  std::vector<double> contributions;  // rows x F, each row sums to its score; only when wanted
   std::vector<RowStatus> status;
 };
 
@@ -95,26 +101,28 @@ struct SampleOptions {
   int64_t rows = 0;
   uint64_t seed = 0;
   uint64_t first_row = 0;
-  double temperature = 1;            // multiplies the latent
-  bool codes = true;                 // converter codes (clamped to the input range), else the scaled unit
+  double temperature = 1;  // multiplies the latent
+  bool codes = true;       // converter codes (clamped to the input range), else the scaled unit
   bool want_log_prob = false;
 };
 
 struct SampleResult {
-  std::vector<float> samples;        // rows x event
-  std::vector<double> log_prob;      // of the continuous sample, scaled unit; only when wanted
+  std::vector<float> samples;    // rows x event
+  std::vector<double> log_prob;  // of the continuous sample, scaled unit; only when wanted
 };
 
-// Callable from several threads at once. Inputs were validated by the caller (shape, range, finiteness):
-// a row with a value that is not finite is still answered (kNonFiniteInput), never undefined behaviour.
-// Errors: ResourceExhausted (out of memory, this call only), Internal (a defect).
+// Callable from several threads at once. Inputs were validated by the caller (shape, range,
+// finiteness): a row with a value that is not finite is still answered (kNonFiniteInput), never
+// undefined behaviour. Errors: ResourceExhausted (out of memory, this call only), Internal (a
+// defect).
 class Scorer {
  public:
   virtual ~Scorer() = default;
   virtual const ModelSignature& signature() const = 0;
   virtual absl::StatusOr<LogLikelihoodResult> LogLikelihood(const HostBatch& x, const Noise& noise,
                                                             bool want_latent) const = 0;
-  virtual absl::StatusOr<AnomalyResult> Anomaly(const HostBatch& x, bool want_contributions) const = 0;
+  virtual absl::StatusOr<AnomalyResult> Anomaly(const HostBatch& x,
+                                                bool want_contributions) const = 0;
   virtual absl::StatusOr<SampleResult> Sample(const SampleOptions& options) const = 0;
 };
 
