@@ -1,10 +1,11 @@
-// The layer of every flow: an invertible map with a tractable Jacobian, one definition for training and
-// serving. Forward is data -> latent everywhere; log_det is of the direction computed, so
-// log p(x) = base.LogProb(z) + log_det.
+// The layer of every flow: an invertible map with a tractable Jacobian, one definition for training
+// and serving. Forward is data -> latent everywhere; log_det is of the direction computed, so log
+// p(x) = base.LogProb(z) + log_det.
 #ifndef BFLOW_MODEL_LAYERS_BIJECTOR_H_
 #define BFLOW_MODEL_LAYERS_BIJECTOR_H_
 
 #include "ATen/core/Tensor.h"
+#include "absl/status/status.h"
 #include "torch/nn/module.h"
 
 namespace bflow {
@@ -14,10 +15,10 @@ struct Transformed {
   at::Tensor log_det;  // [B], nats
 };
 
-// Parameters are registered under the names of the model file (docs/checkpoint_format.md), so training,
-// EMA, checkpoint and serving enumerate the same tensors; permutations and signs are buffers.
-// Waveform layers take [B, T, C]. Shapes were validated with the flow_spec; TORCH_CHECK guards programmer
-// errors only.
+// Parameters are registered under the names of the model file (docs/checkpoint_format.md), so
+// training, EMA, checkpoint and serving enumerate the same tensors; permutations and signs are
+// buffers. Waveform layers take [B, T, C]; log_det is float32 or float64, whatever x is. Shapes
+// were validated with the flow_spec; TORCH_CHECK guards programmer errors only.
 class Bijector : public torch::nn::Module {
  public:
   virtual Transformed Forward(const at::Tensor& x) = 0;
@@ -26,9 +27,16 @@ class Bijector : public torch::nn::Module {
   // Data-dependent initialisation on a first batch (no-op for most layers), before any Forward.
   virtual void InitialiseFrom(const at::Tensor& /*x*/) {}
 
-  // Turns what does not depend on data (log-determinants, inverse 2x2s, inverse matrices) into buffers that
-  // are computed in float64. Results stay the same; parameters must not change afterwards.
+  // Turns what does not depend on data (log-determinants, inverse 2x2s, inverse matrices) into
+  // buffers that are computed in float64. Results stay the same; parameters must not change
+  // afterwards.
   virtual void Freeze() {}
+
+  // Whether the tensors define an invertible map: the permutation is one, no 2x2 is singular, signs
+  // are
+  // +-1. (Finiteness is checked with the tensor set.) Errors: DataLoss naming the tensor, relative
+  // to this layer.
+  virtual absl::Status CheckInvertible() const { return absl::OkStatus(); }
 };
 
 }  // namespace bflow

@@ -1,0 +1,34 @@
+// ActNorm (Kingma and Dhariwal 2018, section 3.1): y = x exp(log_scale) + bias per channel, at
+// every time step; log_det = T sum(log_scale).
+#ifndef BFLOW_MODEL_LAYERS_ACT_NORM_H_
+#define BFLOW_MODEL_LAYERS_ACT_NORM_H_
+
+#include <cstdint>
+
+#include "ATen/core/Generator.h"
+#include "c10/core/ScalarType.h"
+#include "model/layers/bijector.h"
+
+namespace bflow {
+
+// Parameters: log_scale [C], starts as N(0, 0.05^2); bias [C], starts as 0.
+class ActNorm : public Bijector {
+ public:
+  ActNorm(int64_t channels, at::Generator& generator, at::ScalarType dtype);
+
+  Transformed Forward(const at::Tensor& x) override;
+  Transformed Inverse(const at::Tensor& z) override;
+  // With m and s the mean and the unbiased standard deviation of the output over batch and
+  // positions: log_scale += -log(s + 1e-6), bias = (bias - m) / (s + 1e-6).
+  void InitialiseFrom(const at::Tensor& x) override;
+  void Freeze() override;
+
+ protected:
+  at::Tensor log_scale_;
+  at::Tensor bias_;
+  at::Tensor frozen_log_det_;  // float64 scalar, per time step; undefined before Freeze
+};
+
+}  // namespace bflow
+
+#endif  // BFLOW_MODEL_LAYERS_ACT_NORM_H_
