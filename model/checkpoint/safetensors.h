@@ -5,7 +5,9 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <map>
+#include <memory>
 #include <span>
 #include <string>
 #include <string_view>
@@ -42,8 +44,10 @@ class SafetensorsFile {
  private:
   SafetensorsFile() = default;
 
-  std::vector<char> bytes_;  // a vector: moving it keeps the addresses that `data` points to
+  // On the heap: moving the file keeps the addresses that `data` points to.
+  std::unique_ptr<const std::string> bytes_;
   std::vector<TensorView> tensors_;
+  std::map<std::string, size_t, std::less<>> by_name_;
   std::map<std::string, std::string> metadata_;
 };
 
