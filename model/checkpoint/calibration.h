@@ -1,5 +1,5 @@
-// calibration.json: what turns the features of a window into a calibrated anomaly score. Torch-free data,
-// parser and writer; the fit and the score live in model/scoring.
+// calibration.json: what turns the features of a window into a calibrated anomaly score. Torch-free
+// data, parser and writer; the fit and the score live in model/scoring.
 #ifndef BFLOW_MODEL_CHECKPOINT_CALIBRATION_H_
 #define BFLOW_MODEL_CHECKPOINT_CALIBRATION_H_
 

@@ -1,6 +1,6 @@
-// The architecture of a flow as data: what `flow_spec` in a model file says, typed and checked. A spec is
-// a list of layers, never a preset name. Torch-free: model/flow builds modules from the parsed struct.
-// The JSON form, every field and every default stand in docs/checkpoint_format.md.
+// The architecture of a flow as data: what `flow_spec` in a model file says, typed and checked. A
+// spec is a list of layers, never a preset name. Torch-free: model/flow builds modules from the
+// parsed struct. The JSON form, every field and every default stand in docs/checkpoint_format.md.
 #ifndef BFLOW_MODEL_CHECKPOINT_FLOW_SPEC_H_
 #define BFLOW_MODEL_CHECKPOINT_FLOW_SPEC_H_
 
@@ -17,12 +17,13 @@ namespace bflow {
 
 enum class Sensitivity { kNone, kPatient };
 
-// Noise convention of the data a flow was trained on: kUniform for converter codes, kNone for reals.
+// Noise convention of the data a flow was trained on: kUniform for converter codes, kNone for
+// reals.
 enum class SpecDequantization { kNone, kUniform };
 
-// One waveform channel. `gain`: codes per unit; `baseline`: code of 0; `step`: codes between neighbouring
-// values; `input_min`, `input_max`: what the converter can deliver; `lo`, `hi`: extremes of the training
-// part, which map to -1 and 1: x = 2 (v + step u - lo) / (hi - lo) - 1.
+// One waveform channel. `gain`: codes per unit; `baseline`: code of 0; `step`: codes between
+// neighbouring values; `input_min`, `input_max`: what the converter can deliver; `lo`, `hi`:
+// extremes of the training part, which map to -1 and 1: x = 2 (v + step u - lo) / (hi - lo) - 1.
 struct ChannelSpec {
   std::string name;
   std::string unit;
@@ -38,17 +39,18 @@ struct ChannelSpec {
 // Per-channel affine x * exp(log_scale) + bias. Parameters: log_scale [C], bias [C].
 struct ActNormSpec {};
 
-// y = x W per time step, W = P (strict_tril(lower) + I)(strict_triu(upper) + diag(sign exp(log_diagonal))).
-// Parameters: lower [C,C], upper [C,C], log_diagonal [C], diagonal_sign [C], permutation I64 [C].
+// y = x W per time step, W = P (strict_tril(lower) + I)(strict_triu(upper) + diag(sign
+// exp(log_diagonal))). Parameters: lower [C,C], upper [C,C], log_diagonal [C], diagonal_sign [C],
+// permutation I64 [C].
 struct LuMatmulSpec {};
 
 enum class ButterflyOrder { kWidestFirst, kNarrowestFirst };
 
-// Butterfly layer on the flattened event (D = T * C values, time-major). Without partitions: `factors`
-// factors, levels 0..n-1 applied in that order (kWidestFirst) or in the opposite one; `bi_direction`
-// appends the mirrored sequence (2n factors, the same for both orders). Parameters: factors.F,
-// F-th factor applied, [2^level, 2, shared ? 1 : D / 2^(level+1), 2].
-// With partitions: part p has partitions[p] values and partition_factors[p] factors; `rotate` repeats this
+// Butterfly layer on the flattened event (D = T * C values, time-major). Without partitions:
+// `factors` factors, levels 0..n-1 applied in that order (kWidestFirst) or in the opposite one;
+// `bi_direction` appends the mirrored sequence (2n factors, the same for both orders). Parameters:
+// factors.F, F-th factor applied, [2^level, 2, shared ? 1 : D / 2^(level+1), 2]. With partitions:
+// part p has partitions[p] values and partition_factors[p] factors; `rotate` repeats this
 // partitions.size() rounds, round r using the list rotated right by r.
 // Parameters: rounds.R.parts.P.factors.F; `factors` is 0 then.
 struct ButterflySpec {
@@ -61,9 +63,9 @@ struct ButterflySpec {
   bool rotate = false;
 };
 
-// Per-time-step coupling: z1 = first C/2 channels; two MLPs C/2 -> hidden -> hidden -> C/2 (tanh for the
-// log-scale, ReLU for the shift); z2' = z2 exp(log_s) + t. C even.
-// Parameters: scale_net.N.{weight,bias}, shift_net.N.{weight,bias}, N = 0, 1, 2.
+// Per-time-step coupling: z1 = first C/2 channels; two MLPs C/2 -> hidden -> hidden -> C/2 (tanh
+// for the log-scale, ReLU for the shift); z2' = z2 exp(log_s) + t. C even. Parameters:
+// scale_net.N.{weight,bias}, shift_net.N.{weight,bias}, N = 0, 1, 2.
 struct AffineCouplingSpec {
   int hidden = 16;
 };
@@ -73,8 +75,8 @@ using LayerSpec = std::variant<ActNormSpec, LuMatmulSpec, ButterflySpec, AffineC
 // "act_norm", "lu_matmul", "butterfly", "affine_coupling".
 std::string_view LayerKind(const LayerSpec& layer);
 
-// squeeze: [T, C] -> [T / squeeze, C * squeeze]; blocks of layers; `split`: the first half of the channels
-// goes on, the rest are latents of this level (never on the last level).
+// squeeze: [T, C] -> [T / squeeze, C * squeeze]; blocks of layers; `split`: the first half of the
+// channels goes on, the rest are latents of this level (never on the last level).
 struct LevelSpec {
   int squeeze = 2;
   std::vector<std::vector<LayerSpec>> blocks;
@@ -92,9 +94,9 @@ struct FlowSpec {
   std::vector<LevelSpec> levels;
   // The base distribution is the standard normal; other kinds come with the layers that need them.
 
-  int64_t event_size() const;      // D
-  int64_t time_steps() const;      // T
-  int64_t channel_count() const;   // C
+  int64_t event_size() const;     // D
+  int64_t time_steps() const;     // T
+  int64_t channel_count() const;  // C
   bool quantised() const { return dequantization != SpecDequantization::kNone; }
   // T * sum_c log((hi_c - lo_c) / (2 step_c)) for a quantised spec, else 0:
   // NLL in code steps = NLL in the scaled unit + this.
@@ -109,19 +111,21 @@ struct LevelShape {
 };
 LevelShape ShapeAtLevel(const FlowSpec& spec, size_t level);
 
-// One round of a butterfly layer on a vector of `size` values: consecutive parts with, per part, the level
-// of each factor in the order of application. Without partitions: one round, one part.
+// One round of a butterfly layer on a vector of `size` values: consecutive parts with, per part,
+// the level of each factor in the order of application. Without partitions: one round, one part.
 struct ButterflyPart {
   int64_t size;
   std::vector<int> levels;
 };
 std::vector<std::vector<ButterflyPart>> ButterflyRounds(const ButterflySpec& spec, int64_t size);
 
-// Structure, sizes and ranges. Errors: InvalidArgument naming the JSON field ("levels[0].blocks[1][2].factors:
+// Structure, sizes and ranges. Errors: InvalidArgument naming the JSON field
+// ("levels[0].blocks[1][2].factors:
 // ...").
 absl::Status ValidateFlowSpec(const FlowSpec& spec);
 
-// Strict: unknown fields, wrong types, missing required fields are errors. Includes ValidateFlowSpec.
+// Strict: unknown fields, wrong types, missing required fields are errors. Includes
+// ValidateFlowSpec.
 absl::StatusOr<FlowSpec> ParseFlowSpec(std::string_view json);
 std::string FlowSpecToJson(const FlowSpec& spec);
 

@@ -27,23 +27,25 @@ struct RepositoryModel {
   std::vector<int64_t> versions;  // complete ones (with a manifest), ascending, at least one
 };
 
-// All models with at least one complete version, by name. Symbolic links and anything that is neither a
-// model nor a version are left out and counted in `ignored` (may be null). Errors: NotFound (no such
-// folder), PermissionDenied.
-absl::StatusOr<std::vector<RepositoryModel>> ListRepository(const std::string& repository, int* ignored);
+// All models with at least one complete version, by name. Symbolic links and anything that is
+// neither a model nor a version are left out and counted in `ignored` (may be null). Errors:
+// NotFound (no such folder), PermissionDenied.
+absl::StatusOr<std::vector<RepositoryModel>> ListRepository(const std::string& repository,
+                                                            int* ignored);
 
 std::string VersionDirectory(std::string_view repository, std::string_view model, int64_t version);
 
 // selftest.safetensors: rows the loader must reproduce before the version serves.
 struct SelfTest {
   int64_t rows = 0;
-  std::vector<float> x;             // [rows, event...]: codes if quantised (CENTER noise), else scaled
-  std::vector<double> log_prob;     // [rows]
-  std::vector<double> score;        // [rows], empty without a calibration
+  std::vector<float> x;          // [rows, event...]: codes if quantised (CENTER noise), else scaled
+  std::vector<double> log_prob;  // [rows]
+  std::vector<double> score;     // [rows], empty without a calibration
 };
 
-// A checkpoint as read and checked: hashes equal the manifest's, the tensor set equals exactly what the
-// spec implies, every value finite, butterflies and LU matrices invertible, permutations permutations.
+// A checkpoint as read and checked: hashes equal the manifest's, the tensor set equals exactly what
+// the spec implies, every value finite, butterflies and LU matrices invertible, permutations
+// permutations.
 struct Checkpoint {
   FlowSpec spec;
   SafetensorsFile tensors;
@@ -57,8 +59,8 @@ struct CheckpointLimits {
   int64_t max_model_bytes = int64_t{4} << 30;
 };
 
-// Errors: NotFound (no manifest: the version does not exist), DataLoss (anything else wrong with it, naming
-// file, tensor or field), ResourceExhausted (limits).
+// Errors: NotFound (no manifest: the version does not exist), DataLoss (anything else wrong with
+// it, naming file, tensor or field), ResourceExhausted (limits).
 absl::StatusOr<Checkpoint> ReadCheckpoint(const std::string& version_directory,
                                           const CheckpointLimits& limits = {});
 
@@ -74,10 +76,12 @@ struct CheckpointToWrite {
   std::string producer;  // program and version
 };
 
-// Writes every file atomically into `version_directory` (made if missing; 0700 and files 0600 when the
-// spec is patient-sensitive), the manifest last. Errors: AlreadyExists (a complete version is there),
-// ResourceExhausted (disk full: what was there before is intact), PermissionDenied, InvalidArgument.
-absl::Status WriteCheckpoint(const std::string& version_directory, const CheckpointToWrite& checkpoint);
+// Writes every file atomically into `version_directory` (made if missing; 0700 and files 0600 when
+// the spec is patient-sensitive), the manifest last. Errors: AlreadyExists (a complete version is
+// there), ResourceExhausted (disk full: what was there before is intact), PermissionDenied,
+// InvalidArgument.
+absl::Status WriteCheckpoint(const std::string& version_directory,
+                             const CheckpointToWrite& checkpoint);
 
 }  // namespace bflow
 

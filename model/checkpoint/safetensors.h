@@ -1,5 +1,5 @@
-// Strict reader and writer of the safetensors format: 8 bytes little-endian header length N, N bytes of
-// JSON, then the data. There is no state in which a tensor exists unvalidated.
+// Strict reader and writer of the safetensors format: 8 bytes little-endian header length N, N
+// bytes of JSON, then the data. There is no state in which a tensor exists unvalidated.
 #ifndef BFLOW_MODEL_CHECKPOINT_SAFETENSORS_H_
 #define BFLOW_MODEL_CHECKPOINT_SAFETENSORS_H_
 
@@ -29,8 +29,8 @@ struct TensorView {
 
 class SafetensorsFile {
  public:
-  // Takes ownership of the whole file. Rules and bounds: docs/checkpoint_format.md. Errors: DataLoss naming
-  // the tensor (by index where the name itself is at fault).
+  // Takes ownership of the whole file. Rules and bounds: docs/checkpoint_format.md. Errors:
+  // DataLoss naming the tensor (by index where the name itself is at fault).
   static absl::StatusOr<SafetensorsFile> Parse(std::string bytes);
 
   SafetensorsFile(SafetensorsFile&&) = default;
@@ -59,11 +59,13 @@ struct TensorToWrite {
   std::span<const std::byte> data;
 };
 
-// The bytes of a file that Parse accepts. Errors: InvalidArgument (name, shape against size, duplicate).
-absl::StatusOr<std::string> SerializeSafetensors(const std::vector<TensorToWrite>& tensors,
-                                                 const std::map<std::string, std::string>& metadata);
+// The bytes of a file that Parse accepts. Errors: InvalidArgument (name, shape against size,
+// duplicate).
+absl::StatusOr<std::string> SerializeSafetensors(
+    const std::vector<TensorToWrite>& tensors, const std::map<std::string, std::string>& metadata);
 
-// The values of a float tensor widened to double / of an index tensor. Errors: InvalidArgument (dtype).
+// The values of a float tensor widened to double / of an index tensor. Errors: InvalidArgument
+// (dtype).
 absl::StatusOr<std::vector<double>> ToDoubles(const TensorView& tensor);
 absl::StatusOr<std::vector<int64_t>> ToIndices(const TensorView& tensor);
 
