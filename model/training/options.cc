@@ -1,0 +1,270 @@
+#include "model/training/options.h"
+
+#include <algorithm>
+#include <cmath>
+#include <functional>
+#include <limits>
+#include <map>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "base/status.h"
+#include "model/checkpoint/repository.h"
+#include "model/training/presets.h"
+
+namespace bflow {
+namespace {
+
+absl::Status Bad(const std::string& flag, const std::string& expected) {
+  return absl::InvalidArgumentError(absl::StrCat("--", flag, ": expected ", expected));
+}
+
+absl::Status ParseInteger(const std::string& flag, const std::string& text, int64_t least,
+                          std::optional<int64_t>* out) {
+  int64_t value;
+  if (!absl::SimpleAtoi(text, &value) || value < least) {
+    return Bad(flag, absl::StrCat("an integer of at least ", least));
+  }
+  *out = value;
+  return absl::OkStatus();
+}
+
+absl::Status ParseReal(const std::string& flag, const std::string& text, double least, double most,
+                       double* out) {
+  double value;
+  if (!absl::SimpleAtod(text, &value) || !(value >= least && value <= most)) {
+    return Bad(flag, absl::StrCat("a number from ", least, " to ", most));
+  }
+  *out = value;
+  return absl::OkStatus();
+}
+
+absl::Status ParseOptionalReal(const std::string& flag, const std::string& text, double least,
+                               double most, std::optional<double>* out) {
+  double value = 0;
+  BFLOW_RETURN_IF_ERROR(ParseReal(flag, text, least, most, &value));
+  *out = value;
+  return absl::OkStatus();
+}
+
+absl::Status ParseNames(const std::string& flag, const std::string& text,
+                        std::vector<std::string>* out) {
+  for (const std::string& name : std::vector<std::string>(absl::StrSplit(text, ','))) {
+    if (name.empty()) return Bad(flag, "names separated by commas");
+    if (std::find(out->begin(), out->end(), name) != out->end()) {
+      return Bad(flag, "every name once");
+    }
+    out->push_back(name);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ParseChannelSteps(const std::string& text, std::vector<double>* out) {
+  for (const std::string& part : std::vector<std::string>(absl::StrSplit(text, ','))) {
+    double value = 0;
+    BFLOW_RETURN_IF_ERROR(ParseReal("step", part, 1e-6, 1e6, &value));
+    out->push_back(value);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ParseSensitivity(const std::string& text, Sensitivity* out) {
+  if (text != "patient" && text != "none") return Bad("sensitivity", "patient or none");
+  *out = text == "none" ? Sensitivity::kNone : Sensitivity::kPatient;
+  return absl::OkStatus();
+}
+
+absl::Status ParseKeep(const std::string& text, std::optional<KeepCheckpoint>* out) {
+  if (text != "best" && text != "last") return Bad("checkpoint", "best or last");
+  *out = text == "best" ? KeepCheckpoint::kBest : KeepCheckpoint::kLast;
+  return absl::OkStatus();
+}
+
+using Handler = std::function<absl::Status(const std::string&)>;
+
+std::map<std::string, Handler> MakeHandlers(TrainOptions* o) {
+  auto text = [](std::string* out) -> Handler {
+    return [out](const std::string& value) {
+      *out = value;
+      return absl::OkStatus();
+    };
+  };
+  auto integer = [](const char* flag, int64_t least, std::optional<int64_t>* out) -> Handler {
+    return [=](const std::string& value) { return ParseInteger(flag, value, least, out); };
+  };
+  auto fraction = [](const char* flag, double* out) -> Handler {
+    return [=](const std::string& value) { return ParseReal(flag, value, 0, 1, out); };
+  };
+  auto real = [](const char* flag, double most, std::optional<double>* out) -> Handler {
+    return [=](const std::string& value) { return ParseOptionalReal(flag, value, 0, most, out); };
+  };
+  std::map<std::string, Handler> handlers = {
+      {"preset", text(&o->preset)},
+      {"out", text(&o->out)},
+      {"model", text(&o->model)},
+      {"version", integer("version", 1, &o->version)},
+      {"spec", text(&o->spec_file)},
+      {"window", integer("window", 2, &o->window)},
+      {"hop", integer("hop", 1, &o->hop)},
+      {"steps", integer("steps", 1, &o->steps)},
+      {"batch", integer("batch", 2, &o->batch)},
+      {"warmup_steps", integer("warmup_steps", 0, &o->warmup_steps)},
+      {"validate_every", integer("validate_every", 1, &o->validate_every)},
+      {"learning_rate", real("learning_rate", 1, &o->learning_rate)},
+      {"decay", real("decay", 1, &o->decay)},
+      {"ema", real("ema", 0.999999999, &o->ema)},
+      {"device", text(&o->device)},
+      {"train_fraction", fraction("train_fraction", &o->train_fraction)},
+      {"validation_fraction", fraction("validation_fraction", &o->validation_fraction)},
+      {"calibration_fraction", fraction("calibration_fraction", &o->calibration_fraction)},
+      {"metrics_csv", text(&o->metrics_csv)},
+      {"licence", text(&o->licence)},
+      {"notes", text(&o->notes)},
+  };
+  handlers["signals"] = [o](const std::string& v) { return ParseNames("signals", v, &o->signals); };
+  handlers["step"] = [o](const std::string& v) { return ParseChannelSteps(v, &o->step); };
+  handlers["sensitivity"] = [o](const std::string& v) {
+    return ParseSensitivity(v, &o->sensitivity);
+  };
+  handlers["checkpoint"] = [o](const std::string& v) { return ParseKeep(v, &o->keep); };
+  handlers["seed"] = [o](const std::string& v) {
+    return absl::SimpleAtoi(v, &o->seed) ? absl::OkStatus()
+                                         : Bad("seed", "an integer from 0 to 2^64 - 1");
+  };
+  handlers["checkpoint_every"] = [o](const std::string& v) {
+    std::optional<int64_t> value;
+    BFLOW_RETURN_IF_ERROR(ParseInteger("checkpoint_every", v, 0, &value));
+    o->checkpoint_every = *value;
+    return absl::OkStatus();
+  };
+  handlers["schedule"] = [o](const std::string& v) {
+    BFLOW_ASSIGN_OR_RETURN(o->schedule, ParseScheduleKind(v));
+    return absl::OkStatus();
+  };
+  handlers["data"] = [o](const std::string& v) {
+    o->data.push_back(v);
+    return absl::OkStatus();
+  };
+  return handlers;
+}
+
+absl::Status CheckOptions(const TrainOptions& o) {
+  BFLOW_RETURN_IF_ERROR(FindPreset(o.preset).status());
+  if (o.data.empty()) return Bad("data", "at least one record");
+  if (o.signals.empty()) return Bad("signals", "the names of the channels, separated by commas");
+  if (o.out.empty()) return Bad("out", "the folder of the model repository");
+  if (!IsValidModelName(o.model)) {
+    return Bad("model",
+               "a name [a-z0-9][a-z0-9_-]{0,63}, not \"other\", not ending in \"-sampler\"");
+  }
+  if (o.device != "auto" && o.device != "cpu" && o.device != "cuda") {
+    return Bad("device", "auto, cpu or cuda");
+  }
+  double used = o.train_fraction + o.validation_fraction + o.calibration_fraction;
+  if (o.train_fraction <= 0) return Bad("train_fraction", "more than 0");
+  if (used > 1 + 1e-9) return Bad("train_fraction", "fractions that sum to at most 1");
+  if (!o.step.empty() && o.step.size() != 1 && o.step.size() != o.signals.size()) {
+    return Bad("step", "one number, or one for each signal");
+  }
+  if (o.keep == KeepCheckpoint::kBest && o.validation_fraction <= 0) {
+    return Bad("checkpoint", "last where --validation_fraction is 0");
+  }
+  return absl::OkStatus();
+}
+
+// "--name=value" or "--name"; the name with `-` turned into `_`.
+struct Flag {
+  std::string name;
+  std::optional<std::string> value;
+};
+
+absl::StatusOr<Flag> SplitFlag(const std::string& argument) {
+  if (argument.size() < 3 || argument.compare(0, 2, "--") != 0) {
+    return absl::InvalidArgumentError("expected a flag --name=value; see --help");
+  }
+  Flag flag;
+  size_t equals = argument.find('=');
+  flag.name = argument.substr(2, equals == std::string::npos ? equals : equals - 2);
+  if (equals != std::string::npos) flag.value = argument.substr(equals + 1);
+  std::replace(flag.name.begin(), flag.name.end(), '-', '_');
+  return flag;
+}
+
+}  // namespace
+
+absl::StatusOr<TrainOptions> ParseTrainOptions(const std::vector<std::string>& arguments) {
+  TrainOptions options;
+  std::map<std::string, Handler> handlers = MakeHandlers(&options);
+  for (size_t i = 0; i < arguments.size(); ++i) {
+    BFLOW_ASSIGN_OR_RETURN(Flag flag, SplitFlag(arguments[i]));
+    bool has_following = i + 1 < arguments.size() && arguments[i + 1].compare(0, 2, "--") != 0;
+    if (flag.name == "help" && !flag.value) {
+      options.help = true;
+      return options;
+    }
+    // --version prints the program's version, --version=N and --version N name the model's.
+    if (flag.name == "version" && !flag.value && !has_following) {
+      options.print_version = true;
+      return options;
+    }
+    auto handler = handlers.find(flag.name);
+    if (handler == handlers.end()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("unknown flag (argument ", i + 1, "); see --help"));
+    }
+    if (!flag.value && !has_following) return Bad(flag.name, "a value");
+    if (!flag.value) flag.value = arguments[++i];
+    BFLOW_RETURN_IF_ERROR(handler->second(*flag.value));
+    // --data takes every value up to the next flag.
+    while (flag.name == "data" && i + 1 < arguments.size() &&
+           arguments[i + 1].compare(0, 2, "--") != 0) {
+      options.data.push_back(arguments[++i]);
+    }
+  }
+  BFLOW_RETURN_IF_ERROR(CheckOptions(options));
+  return options;
+}
+
+std::string TrainHelp() {
+  std::string presets;
+  for (const Preset& preset : Presets()) {
+    absl::StrAppend(&presets, "    ", preset.name, ": ", preset.summary, "\n");
+  }
+  return absl::StrCat(
+      "bflow-train --preset=NAME --data RECORD... --signals=A,B --out=REPOSITORY --model=NAME\n"
+      "Trains a waveform model on WFDB records and writes it to REPOSITORY/NAME/VERSION/.\n"
+      "--name=value and --name value are the same, and so are _ and - in a flag's name.\n\n"
+      "  --preset=NAME            architecture and training settings:\n",
+      presets,
+      "  --data RECORD...         WFDB records (paths without .hea), in order of time\n"
+      "  --signals=A,B            signal names, the channels of the model\n"
+      "  --out=DIR --model=NAME   where the model goes\n"
+      "  --version=N              its version (default: the next free one)\n"
+      "  --spec=FILE              flow_spec (JSON) whose levels replace the preset's\n"
+      "  --window=1024 --hop=N    samples per window; distance of windows outside training "
+      "(default: window)\n"
+      "  --step=S[,S]             codes between neighbouring values of a channel (default 1)\n"
+      "  --train_fraction=0.64 --validation_fraction=0.08 --calibration_fraction=0.08\n"
+      "                           parts of the data by time; what is left is the test part\n"
+      "  --steps --batch --learning_rate --warmup_steps --schedule=constant|cosine|exponential\n"
+      "  --decay --ema --validate_every\n"
+      "                           replace the preset's settings; --decay is per step "
+      "(exponential),\n"
+      "                           --ema the decay of the moving average of the weights (0: none)\n"
+      "  --checkpoint=best|last   weights to keep (default: best by validation, last without one)\n"
+      "  --checkpoint_every=N     also write REPOSITORY/NAME-vVERSION-steps/STEP/ every N steps;\n"
+      "                           existing versions are never overwritten\n"
+      "  --sensitivity=patient|none   patient: files readable by their owner only\n"
+      "  --metrics_csv=FILE       a line per validation or 100 steps\n"
+      "  --licence=TEXT --notes=TEXT  for the model card\n"
+      "  --seed=0 --device=auto|cpu --help --version\n\n"
+      "Ctrl-C ends training early and writes the model as it is (exit code 130).\n"
+      "Exit codes: 0 done, 64 usage, 65 bad input data, 69 device not supported, 70 training "
+      "failed,\n"
+      "73 cannot write, 130 interrupted.\n");
+}
+
+}  // namespace bflow

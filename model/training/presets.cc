@@ -1,0 +1,82 @@
+#include "model/training/presets.h"
+
+#include <algorithm>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+
+namespace bflow {
+namespace {
+
+// How many butterfly factors a vector of `size` values can have: a factor at level i needs 2^(i+1)
+// | size.
+int MaxFactors(int64_t size) {
+  int factors = 0;
+  while (size > 0 && size % 2 == 0) {
+    size /= 2;
+    ++factors;
+  }
+  return factors;
+}
+
+std::vector<Preset> MakePresets() {
+  Preset published;
+  published.name = "waveform-published";
+  published.summary = "the published waveform flow with our training: Adam 2e-3, cosine, batch 128";
+  published.settings.schedule = {.kind = ScheduleKind::kCosine,
+                                 .learning_rate = 2e-3,
+                                 .warmup_steps = 20,
+                                 .total_steps = 0,
+                                 .decay = 1};
+
+  Preset paper;
+  paper.name = "waveform-paper";
+  paper.summary =
+      "the published waveform flow with the paper's schedule: Adam 1e-4, x 0.999995 per step, "
+      "batch 1024";
+  paper.settings.batch = 1024;
+  paper.settings.schedule = {.kind = ScheduleKind::kExponential,
+                             .learning_rate = 1e-4,
+                             .warmup_steps = 1,
+                             .total_steps = 0,
+                             .decay = 0.999995};
+  return {published, paper};
+}
+
+}  // namespace
+
+const std::vector<Preset>& Presets() {
+  static const std::vector<Preset> presets = MakePresets();
+  return presets;
+}
+
+absl::StatusOr<Preset> FindPreset(const std::string& name) {
+  std::string known;
+  for (const Preset& preset : Presets()) {
+    if (preset.name == name) return preset;
+    absl::StrAppend(&known, known.empty() ? "" : ", ", preset.name);
+  }
+  return absl::InvalidArgumentError(
+      absl::StrCat("--preset: unknown name; expected one of ", known));
+}
+
+std::vector<LevelSpec> PublishedWaveformLevels(int64_t window, int64_t channels) {
+  constexpr int kLevels = 2;
+  constexpr int kBlocks = 2;
+  constexpr int kFactors = 10;
+  std::vector<LevelSpec> levels;
+  int64_t size = window * channels;
+  for (int level = 0; level < kLevels; ++level) {
+    ButterflySpec butterfly;
+    butterfly.factors = std::min(kFactors - level, MaxFactors(size));
+    std::vector<LayerSpec> block = {ActNormSpec{}, LuMatmulSpec{}, butterfly, AffineCouplingSpec{}};
+    LevelSpec spec;
+    spec.blocks.assign(kBlocks, block);
+    spec.split = level + 1 < kLevels;
+    levels.push_back(spec);
+    size /= 2;
+  }
+  return levels;
+}
+
+}  // namespace bflow

@@ -1,0 +1,91 @@
+#include "model/training/progress.h"
+
+#include <cerrno>
+#include <cstring>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "base/status.h"
+
+namespace bflow {
+
+std::string FormatReport(const TrainingReport& report, int64_t total_steps) {
+  constexpr int64_t kWidth = 20;
+  int64_t filled = total_steps > 0 ? kWidth * report.step / total_steps : 0;
+  std::string line =
+      absl::StrFormat("step %d/%d [%s%s] nll %.4f nats/dim %.4f nats/sample", report.step,
+                      total_steps, std::string(static_cast<size_t>(filled), '#'),
+                      std::string(static_cast<size_t>(kWidth - filled), '.'), report.train_nll,
+                      report.train_nll + report.code_unit_offset);
+  if (report.validation_nll) {
+    absl::StrAppendFormat(&line, " val %.4f %.4f", *report.validation_nll,
+                          *report.validation_nll + report.code_unit_offset);
+  }
+  absl::StrAppendFormat(&line, " %.0f windows/s", report.windows_per_second);
+  if (report.step > 0) {
+    double left = report.elapsed_seconds / static_cast<double>(report.step) *
+                  static_cast<double>(total_steps - report.step);
+    int64_t seconds = static_cast<int64_t>(left + 0.5);
+    absl::StrAppendFormat(&line, " %d:%02d left", seconds / 60, seconds % 60);
+  }
+  return line;
+}
+
+Progress::Progress(std::FILE* stream, bool terminal, int64_t total_steps)
+    : stream_(stream), terminal_(terminal), total_steps_(total_steps) {}
+
+void Progress::Show(const TrainingReport& report) {
+  std::string line = FormatReport(report, total_steps_);
+  if (terminal_) {
+    size_t length = line.size();
+    if (length < drawn_) line.append(drawn_ - length, ' ');
+    std::fprintf(stream_, "\r%s", line.c_str());
+    drawn_ = length;
+  } else {
+    std::fprintf(stream_, "%s\n", line.c_str());
+  }
+  std::fflush(stream_);
+}
+
+void Progress::Note(const std::string& text) {
+  Finish();
+  std::fprintf(stream_, "%s\n", text.c_str());
+  std::fflush(stream_);
+}
+
+void Progress::Finish() {
+  if (drawn_ > 0) std::fputc('\n', stream_);
+  drawn_ = 0;
+}
+
+absl::StatusOr<MetricsCsv> MetricsCsv::Create(const std::string& path) {
+  std::FILE* file = std::fopen(path.c_str(), "we");
+  if (file == nullptr) {
+    return absl::PermissionDeniedError(
+        absl::StrCat("--metrics_csv: cannot create the file: ", strerror(errno)));
+  }
+  MetricsCsv csv(file);
+  std::fputs(
+      "step,learning_rate,train_nats_per_dim,train_nats_per_sample_step_unit,validation_nats_per_"
+      "dim,"
+      "validation_nats_per_sample_step_unit,windows_per_second,elapsed_seconds\n",
+      file);
+  return csv;
+}
+
+absl::Status MetricsCsv::Write(const TrainingReport& r) {
+  std::string validation = ",";
+  if (r.validation_nll) {
+    validation =
+        absl::StrFormat("%.9g,%.9g", *r.validation_nll, *r.validation_nll + r.code_unit_offset);
+  }
+  std::string line = absl::StrFormat("%d,%.9g,%.9g,%.9g,%s,%.1f,%.3f\n", r.step, r.learning_rate,
+                                     r.train_nll, r.train_nll + r.code_unit_offset, validation,
+                                     r.windows_per_second, r.elapsed_seconds);
+  if (std::fputs(line.c_str(), file_.get()) < 0 || std::fflush(file_.get()) != 0) {
+    return absl::ResourceExhaustedError(absl::StrCat("--metrics_csv: ", strerror(errno)));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace bflow

@@ -1,0 +1,120 @@
+#include "model/training/save_model.h"
+
+#include <algorithm>
+#include <limits>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "base/file.h"
+#include "base/status.h"
+#include "base/version.h"
+#include "model/checkpoint/repository.h"
+#include "model/checkpoint/safetensors.h"
+#include "model/scoring/anomaly.h"
+#include "model/scoring/flow_scorer.h"
+#include "model/scoring/flow_tensors.h"
+#include "model/scoring/window_features.h"
+#include "model/training/trainer.h"
+
+namespace bflow {
+namespace {
+
+constexpr int64_t kSelfTestRows = 16;
+
+HostBatch SelfTestRows(const TrainingData& data) {
+  HostBatch batch;
+  for (DataPart part : {DataPart::kCalibration, DataPart::kValidation, DataPart::kTrain}) {
+    batch.values = data.Gather(part, true, kSelfTestRows, &batch.rows);
+    if (batch.rows > 0) break;
+  }
+  return batch;
+}
+
+// What a reader of the file would say.
+absl::Status CheckWeights(const FlowSpec& spec, const FlowTensors& tensors) {
+  BFLOW_ASSIGN_OR_RETURN(std::string bytes, SerializeSafetensors(tensors.tensors, {}));
+  BFLOW_ASSIGN_OR_RETURN(SafetensorsFile file, SafetensorsFile::Parse(std::move(bytes)));
+  return CheckTensors(spec, file);
+}
+
+}  // namespace
+
+absl::StatusOr<std::optional<Calibration>> Calibrate(Flow& flow, const TrainingData& data) {
+  HostBatch rows;
+  rows.values =
+      data.Gather(DataPart::kCalibration, true, std::numeric_limits<int64_t>::max(), &rows.rows);
+  if (rows.rows == 0) return std::optional<Calibration>();
+  Noise noise = CalibrationNoise(flow.spec());
+  BFLOW_ASSIGN_OR_RETURN(WindowFeatures features, ComputeFeatures(flow, rows, noise));
+  BFLOW_ASSIGN_OR_RETURN(Calibration calibration,
+                         FitCalibration(features, flow.spec().event_size(),
+                                        noise.kind == NoiseKind::kCenter ? "center" : "none"));
+  return std::optional<Calibration>(std::move(calibration));
+}
+
+std::map<std::string, std::string> ModelCard(const RunDescription& run, const FlowSpec& spec,
+                                             const TrainingData& data,
+                                             const std::optional<Calibration>& calibration) {
+  std::map<std::string, std::string> card;
+  std::string names, signals;
+  for (const WaveformRecord& record : data.records()) {
+    absl::StrAppend(&names, names.empty() ? "" : ", ", record.name);
+  }
+  for (const ChannelSpec& channel : data.channels()) {
+    absl::StrAppend(&signals, signals.empty() ? "" : ", ", channel.name);
+  }
+  card["trained_on"] = names;
+  card["signals"] = signals;
+  card["hours"] = absl::StrFormat("%.2f", data.training_hours());
+  card["windows"] = absl::StrCat(data.windows(DataPart::kTrain).size());
+  card["preset"] = run.preset;
+  card["steps"] = absl::StrCat(run.steps);
+  card["seed"] = absl::StrCat(run.seed);
+  if (run.validation_nll) {
+    card["validation_nats_per_dim"] = absl::StrFormat("%.6f", *run.validation_nll);
+  }
+  const std::optional<double>& figure = run.test_nll ? run.test_nll : run.validation_nll;
+  if (figure && spec.quantised()) {
+    card["nats_per_sample_step_unit"] = absl::StrFormat("%.6f", *figure + CodeUnitOffset(spec));
+    card["nats_per_sample_part"] = run.test_nll ? "test" : "validation";
+  }
+  card["calibration_windows"] =
+      absl::StrCat(calibration ? static_cast<int64_t>(2 * calibration->n()) : 0);
+  if (calibration && 2 * calibration->n() < kMinCalibrationWindows) {
+    card["calibration_warning"] = absl::StrCat("fewer than ", kMinCalibrationWindows,
+                                               " calibration windows: p-values are coarse");
+  }
+  card["source_version"] = kVersion;
+  card["licence"] = run.licence;
+  card["notes"] = run.notes;
+  return card;
+}
+
+absl::Status SaveModel(const std::string& version_directory, Flow& flow, const TrainingData& data,
+                       const RunDescription& run, const std::optional<Calibration>& calibration) {
+  BFLOW_ASSIGN_OR_RETURN(FlowTensors tensors, CopyFlowTensors(flow));
+  BFLOW_RETURN_IF_ERROR(CheckWeights(flow.spec(), tensors));
+  CheckpointToWrite checkpoint;
+  BFLOW_ASSIGN_OR_RETURN(
+      checkpoint.self_test,
+      MakeSelfTest(flow, calibration ? &*calibration : nullptr, SelfTestRows(data)));
+  checkpoint.spec = flow.spec();
+  checkpoint.tensors = tensors.tensors;
+  checkpoint.calibration = calibration;
+  checkpoint.card = ModelCard(run, flow.spec(), data, calibration);
+  checkpoint.producer = absl::StrCat("bflow-train ", kVersion);
+  return WriteCheckpoint(version_directory, checkpoint);
+}
+
+int64_t NextFreeVersion(const std::string& repository, const std::string& model) {
+  int64_t newest = 0;
+  absl::StatusOr<std::vector<std::string>> names = ListDirectory(JoinPath(repository, model));
+  if (!names.ok()) return 1;
+  for (const std::string& name : *names) {
+    if (std::optional<int64_t> version = ParseVersion(name)) newest = std::max(newest, *version);
+  }
+  return newest + 1;
+}
+
+}  // namespace bflow

@@ -1,0 +1,53 @@
+// From trained weights to a complete version folder: calibration, self-test rows, model card.
+#ifndef BFLOW_MODEL_TRAINING_SAVE_MODEL_H_
+#define BFLOW_MODEL_TRAINING_SAVE_MODEL_H_
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "model/checkpoint/calibration.h"
+#include "model/flow/flow.h"
+#include "model/training/training_data.h"
+
+namespace bflow {
+
+// What the card says of the run; the data's part of it comes from TrainingData.
+struct RunDescription {
+  std::string preset;
+  int64_t steps = 0;
+  uint64_t seed = 0;
+  std::optional<double> validation_nll;  // nats per dimension, scaled unit
+  std::optional<double> test_nll;
+  std::string licence, notes;
+};
+
+// Fewest usable calibration windows: two in each half.
+inline constexpr int64_t kFewestCalibrationWindows = 4;
+
+// The anomaly score's calibration on the calibration part: even windows are half A, odd ones half
+// B, windows with a constant channel left out. nullopt where the part is empty.
+absl::StatusOr<std::optional<Calibration>> Calibrate(Flow& flow, const TrainingData& data);
+
+// nats_per_sample_step_unit is that of the test part, or of the validation part where there is no
+// test part; nats_per_sample_part tells which.
+std::map<std::string, std::string> ModelCard(const RunDescription& run, const FlowSpec& spec,
+                                             const TrainingData& data,
+                                             const std::optional<Calibration>& calibration);
+
+// Checks the weights as the reader would, then writes everything, the manifest last. The self-test
+// rows are at most 16 windows of the calibration part, else of the validation part, else of the
+// training part. Errors: those of WriteCheckpoint; DataLoss for weights that no reader would
+// accept.
+absl::Status SaveModel(const std::string& version_directory, Flow& flow, const TrainingData& data,
+                       const RunDescription& run, const std::optional<Calibration>& calibration);
+
+// The smallest version above every version folder of the model, complete or not.
+int64_t NextFreeVersion(const std::string& repository, const std::string& model);
+
+}  // namespace bflow
+
+#endif  // BFLOW_MODEL_TRAINING_SAVE_MODEL_H_

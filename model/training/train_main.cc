@@ -1,0 +1,52 @@
+// bflow-train: trains a flow on records and writes it to a model repository.
+#include <csignal>
+
+#include <atomic>
+#include <cstdio>
+#include <string>
+#include <vector>
+
+#include "base/exit_code.h"
+#include "base/version.h"
+#include "model/training/options.h"
+#include "model/training/train_program.h"
+
+namespace {
+
+std::atomic<bool> stop{false};
+static_assert(std::atomic<bool>::is_always_lock_free, "set in a signal handler");
+
+void InstallHandlers() {
+  struct sigaction action = {};
+  action.sa_handler = [](int) { stop.store(true); };
+  action.sa_flags = static_cast<int>(SA_RESETHAND);  // a second Ctrl-C ends the program at once
+  sigaction(SIGINT, &action, nullptr);
+  sigaction(SIGTERM, &action, nullptr);
+  // A write beyond the file-size limit must be an error like a full disk, not the end of the
+  // process.
+  struct sigaction ignore = {};
+  ignore.sa_handler = SIG_IGN;
+  sigaction(SIGXFSZ, &ignore, nullptr);
+  sigaction(SIGPIPE, &ignore, nullptr);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  InstallHandlers();
+  absl::StatusOr<bflow::TrainOptions> options =
+      bflow::ParseTrainOptions(std::vector<std::string>(argv + 1, argv + argc));
+  if (!options.ok()) {
+    std::fprintf(stderr, "bflow-train: %s\n", std::string(options.status().message()).c_str());
+    return bflow::kExitUsage;
+  }
+  if (options->help) {
+    std::fputs(bflow::TrainHelp().c_str(), stdout);
+    return bflow::kExitOk;
+  }
+  if (options->print_version) {
+    std::printf("bflow-train %s\n", bflow::kVersion);
+    return bflow::kExitOk;
+  }
+  return bflow::RunTrain(*options, stop);
+}

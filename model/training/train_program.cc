@@ -1,0 +1,376 @@
+#include "model/training/train_program.h"
+
+#include <sched.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <memory>
+#include <utility>
+
+#include "ATen/Parallel.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "base/exit_code.h"
+#include "base/file.h"
+#include "base/status.h"
+#include "model/checkpoint/repository.h"
+#include "model/data/wfdb.h"
+#include "model/scoring/anomaly.h"
+#include "model/scoring/backend.h"
+#include "model/scoring/torch_guard.h"
+#include "model/training/presets.h"
+#include "model/training/progress.h"
+#include "model/training/save_model.h"
+#include "model/training/trainer.h"
+#include "model/training/training_data.h"
+
+namespace bflow {
+namespace {
+
+constexpr int64_t kMaxSpecBytes = int64_t{1} << 20;
+constexpr int64_t kDefaultWindow = 1024;
+
+int Fail(int exit_code, const absl::Status& status) {
+  std::fprintf(stderr, "bflow-train: %s\n", std::string(status.message()).c_str());
+  return exit_code;
+}
+
+// Cores this process may use.
+int CoreCount() {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  if (sched_getaffinity(0, sizeof(set), &set) != 0) return 1;
+  return std::max(1, CPU_COUNT(&set));
+}
+
+// The preset's settings with the flags' changes.
+TrainingSettings MergeSettings(const Preset& preset, const TrainOptions& options) {
+  TrainingSettings settings = preset.settings;
+  settings.steps = options.steps.value_or(settings.steps);
+  settings.batch = options.batch.value_or(settings.batch);
+  settings.ema_decay = options.ema.value_or(settings.ema_decay);
+  settings.validate_every = options.validate_every.value_or(settings.validate_every);
+  Schedule& schedule = settings.schedule;
+  schedule.kind = options.schedule.value_or(schedule.kind);
+  schedule.learning_rate = options.learning_rate.value_or(schedule.learning_rate);
+  schedule.warmup_steps = options.warmup_steps.value_or(schedule.warmup_steps);
+  schedule.decay = options.decay.value_or(schedule.decay);
+  return settings;
+}
+
+// The spec of --spec, if given. Errors: InvalidArgument naming the flag.
+absl::StatusOr<std::optional<FlowSpec>> ReadSpecFile(const TrainOptions& options) {
+  if (options.spec_file.empty()) return std::optional<FlowSpec>();
+  absl::StatusOr<std::string> text = ReadUserFile(options.spec_file, kMaxSpecBytes);
+  if (!text.ok()) {
+    return absl::InvalidArgumentError(absl::StrCat("--spec: ", text.status().message()));
+  }
+  absl::StatusOr<FlowSpec> spec = ParseFlowSpec(*text);
+  if (!spec.ok()) {
+    return absl::InvalidArgumentError(absl::StrCat("--spec: ", spec.status().message()));
+  }
+  if (spec->architecture != "waveform") {
+    return absl::InvalidArgumentError("--spec: architecture: expected waveform");
+  }
+  if (spec->channel_count() != static_cast<int64_t>(options.signals.size())) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "--spec: ", spec->channel_count(), " channels, --signals names ", options.signals.size()));
+  }
+  if (options.window && *options.window != spec->time_steps()) {
+    return absl::InvalidArgumentError(absl::StrCat("--window: the spec's is ", spec->time_steps()));
+  }
+  return std::optional<FlowSpec>(*std::move(spec));
+}
+
+// The architecture of the file or the preset with the channels of the data.
+FlowSpec MakeSpec(const std::optional<FlowSpec>& from_file, const TrainOptions& options,
+                  const TrainingData& data) {
+  FlowSpec spec;
+  const int64_t channels = static_cast<int64_t>(data.channels().size());
+  if (from_file) {
+    spec = *from_file;
+  } else {
+    spec.levels = PublishedWaveformLevels(data.window(), channels);
+  }
+  spec.event_shape = {data.window(), channels};
+  spec.sampling_rate_hz = data.frames_per_second();
+  spec.sensitivity = options.sensitivity;
+  spec.channels = data.channels();
+  return spec;
+}
+
+absl::StatusOr<TrainingData> LoadData(const TrainOptions& options, int64_t window) {
+  std::vector<WaveformRecord> records;
+  for (const std::string& path : options.data) {
+    BFLOW_ASSIGN_OR_RETURN(WaveformRecord record, ReadWfdbRecord(path));
+    records.push_back(std::move(record));
+  }
+  TrainingData::Request request;
+  request.signals = options.signals;
+  request.step = options.step;
+  request.window = window;
+  request.hop = options.hop.value_or(window);
+  request.fractions = {options.train_fraction, options.validation_fraction,
+                       options.calibration_fraction};
+  BFLOW_ASSIGN_OR_RETURN(TrainingData data, TrainingData::Create(std::move(records), request));
+  if (options.calibration_fraction > 0) {
+    int64_t usable = 0;
+    for (const RecordWindow& w : data.windows(DataPart::kCalibration)) {
+      if (!data.IsConstant(w)) ++usable;
+    }
+    if (usable < kFewestCalibrationWindows) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "--calibration_fraction: the part has ", usable, " windows without a constant channel, ",
+          kFewestCalibrationWindows, " are the least; use 0 to train without a calibration"));
+    }
+  }
+  return data;
+}
+
+// One run from a checked command line to the model on disk.
+class Run {
+ public:
+  Run(const TrainOptions& options, const std::atomic<bool>& stop)
+      : options_(options), stop_(stop) {}
+
+  int Execute();
+
+ private:
+  // Each returns an exit code, kExitOk to go on.
+  int Prepare();
+  int ClaimOutput();
+  int Train();
+  int Finish();
+
+  // Where the checkpoint of an intermediate step goes.
+  std::string StepDirectory(int64_t step) const {
+    return VersionDirectory(options_.out, absl::StrCat(options_.model, "-v", version_, "-steps"),
+                            step);
+  }
+  RunDescription Describe(int64_t steps) const;
+  void SaveStep(int64_t step);
+  void Report(const TrainingReport& report, bool interval);
+  void PrintNll(const char* part, double nll) const;
+
+  const TrainOptions& options_;
+  const std::atomic<bool>& stop_;
+  TrainingSettings settings_;
+  std::unique_ptr<TrainingData> data_;
+  FlowSpec spec_;
+  int64_t version_ = 0;
+  std::string directory_;
+  std::unique_ptr<Progress> progress_;
+  std::optional<MetricsCsv> csv_;
+  absl::Status csv_status_;
+  std::shared_ptr<Flow> flow_;
+  TrainingOutcome outcome_;
+};
+
+int Run::Execute() {
+  for (int (Run::*stage)() : {&Run::Prepare, &Run::ClaimOutput, &Run::Train, &Run::Finish}) {
+    if (int code = (this->*stage)(); code != kExitOk) return code;
+  }
+  switch (outcome_.end) {
+    case TrainingEnd::kInterrupted:
+      return kExitInterrupted;
+    case TrainingEnd::kDiverged:
+      return kExitInternal;
+    case TrainingEnd::kFinished:
+      break;
+  }
+  if (!csv_status_.ok()) return Fail(kExitCannotWrite, csv_status_);
+  return kExitOk;
+}
+
+int Run::Prepare() {
+  absl::StatusOr<Preset> preset = FindPreset(options_.preset);
+  if (!preset.ok()) return Fail(kExitUsage, preset.status());
+  settings_ = MergeSettings(*preset, options_);
+  if (settings_.schedule.warmup_steps >= settings_.steps) {
+    settings_.schedule.warmup_steps = settings_.steps - 1;
+  }
+  absl::StatusOr<DevicePreference> device = ParseDevicePreference(options_.device);
+  if (!device.ok()) return Fail(kExitUsage, device.status());
+  absl::StatusOr<BackendInfo> backend = SelectBackend(*device);
+  if (!backend.ok()) return Fail(kExitUnavailable, backend.status());
+  absl::StatusOr<std::optional<FlowSpec>> from_file = ReadSpecFile(options_);
+  if (!from_file.ok()) return Fail(kExitUsage, from_file.status());
+
+  const int64_t window =
+      *from_file ? (*from_file)->time_steps() : options_.window.value_or(kDefaultWindow);
+  absl::StatusOr<TrainingData> data = LoadData(options_, window);
+  if (!data.ok()) return Fail(kExitBadInput, data.status());
+  data_ = std::make_unique<TrainingData>(*std::move(data));
+  for (const std::string& skipped : data_->skipped()) {
+    std::fprintf(stderr, "skipped %s\n", skipped.c_str());
+  }
+  spec_ = MakeSpec(*from_file, options_, *data_);
+  if (absl::Status valid = ValidateFlowSpec(spec_); !valid.ok()) return Fail(kExitUsage, valid);
+  return kExitOk;
+}
+
+int Run::ClaimOutput() {
+  version_ = options_.version.value_or(NextFreeVersion(options_.out, options_.model));
+  directory_ = VersionDirectory(options_.out, options_.model, version_);
+  if (FileExists(JoinPath(directory_, "manifest.json"))) {
+    return Fail(kExitCannotWrite,
+                absl::AlreadyExistsError(absl::StrCat("--version: version ", version_,
+                                                      " exists and is never overwritten")));
+  }
+  const int64_t every = options_.checkpoint_every;
+  for (int64_t step = every; every > 0 && step < settings_.steps; step += every) {
+    if (FileExists(JoinPath(StepDirectory(step), "manifest.json"))) {
+      return Fail(kExitCannotWrite,
+                  absl::AlreadyExistsError(
+                      absl::StrCat("--checkpoint_every: the checkpoint of step ", step,
+                                   " exists and is never overwritten; choose another --version")));
+    }
+  }
+  if (absl::Status made = MakeDirectories(options_.out); !made.ok()) {
+    return Fail(kExitCannotWrite,
+                absl::Status(made.code(), absl::StrCat("--out: ", made.message())));
+  }
+  if (access(options_.out.c_str(), W_OK | X_OK) != 0) {
+    return Fail(kExitCannotWrite, absl::PermissionDeniedError("--out: the folder is not writable"));
+  }
+  if (!options_.metrics_csv.empty()) {
+    absl::StatusOr<MetricsCsv> csv = MetricsCsv::Create(options_.metrics_csv);
+    if (!csv.ok()) return Fail(kExitCannotWrite, csv.status());
+    csv_.emplace(*std::move(csv));
+  }
+  return kExitOk;
+}
+
+RunDescription Run::Describe(int64_t steps) const {
+  RunDescription run;
+  run.preset = options_.preset;
+  run.steps = steps;
+  run.seed = options_.seed;
+  run.licence = options_.licence;
+  run.notes = options_.notes;
+  return run;
+}
+
+void Run::SaveStep(int64_t step) {
+  absl::StatusOr<std::optional<Calibration>> calibration = Calibrate(*flow_, *data_);
+  absl::Status saved = calibration.status();
+  if (saved.ok()) {
+    saved = SaveModel(StepDirectory(step), *flow_, *data_, Describe(step), *calibration);
+  }
+  // Earlier checkpoints are intact; the run goes on, the disk may have room again at its end.
+  if (!saved.ok()) {
+    progress_->Note(absl::StrCat("checkpoint of step ", step, " not written: ", saved.message()));
+  }
+}
+
+void Run::Report(const TrainingReport& report, bool interval) {
+  if (interval || progress_->terminal()) progress_->Show(report);
+  if (interval && csv_ && csv_status_.ok()) {
+    csv_status_ = csv_->Write(report);
+    if (!csv_status_.ok()) progress_->Note(std::string(csv_status_.message()));
+  }
+}
+
+int Run::Train() {
+  absl::StatusOr<std::shared_ptr<Flow>> flow = Flow::Create(spec_, options_.seed, at::kFloat);
+  if (!flow.ok()) return Fail(kExitUsage, flow.status());
+  flow_ = *flow;
+  progress_ = std::make_unique<Progress>(stderr, isatty(STDERR_FILENO) != 0, settings_.steps);
+  TrainerOptions trainer_options;
+  trainer_options.settings = settings_;
+  trainer_options.seed = options_.seed;
+  trainer_options.checkpoint_every = options_.checkpoint_every;
+  trainer_options.keep =
+      options_.keep.value_or(data_->windows(DataPart::kValidation).empty() ? KeepCheckpoint::kLast
+                                                                           : KeepCheckpoint::kBest);
+  std::fprintf(stderr, "%d windows to train, %d to validate, %d to calibrate, %d to test\n",
+               static_cast<int>(data_->windows(DataPart::kTrain).size()),
+               static_cast<int>(data_->windows(DataPart::kValidation).size()),
+               static_cast<int>(data_->windows(DataPart::kCalibration).size()),
+               static_cast<int>(data_->windows(DataPart::kTest).size()));
+  Trainer trainer(flow_, *data_, trainer_options);
+  TrainerHooks hooks;
+  hooks.stop = &stop_;
+  hooks.report = [this](const TrainingReport& report, bool interval) { Report(report, interval); };
+  hooks.checkpoint = [this](int64_t step) { SaveStep(step); };
+  absl::StatusOr<TrainingOutcome> outcome = trainer.Run(hooks);
+  progress_->Finish();
+  if (!outcome.ok()) {
+    bool bad_data = outcome.status().code() == absl::StatusCode::kInvalidArgument;
+    return Fail(bad_data ? kExitBadInput : kExitInternal, outcome.status());
+  }
+  outcome_ = *outcome;
+  if (outcome_.end == TrainingEnd::kDiverged) {
+    std::fprintf(stderr,
+                 "bflow-train: the loss was not finite %d times in a row after step %d; "
+                 "the weights before that are written\n",
+                 Trainer::kMaxBadSteps, static_cast<int>(outcome_.steps));
+  }
+  if (outcome_.end == TrainingEnd::kInterrupted) {
+    std::fprintf(stderr, "interrupted after step %d; writing the model as it is\n",
+                 static_cast<int>(outcome_.steps));
+  }
+  return kExitOk;
+}
+
+void Run::PrintNll(const char* part, double nll) const {
+  std::printf("%-12s %.5f nats/dim (scaled unit)", part, nll);
+  if (spec_.quantised()) {
+    std::printf("  %.5f nats/sample (converter step)", nll + CodeUnitOffset(spec_));
+  }
+  std::printf("\n");
+}
+
+int Run::Finish() {
+  RunDescription run = Describe(outcome_.kept_step);
+  run.validation_nll = outcome_.validation_nll;
+  int64_t test_rows = 0, not_finite = 0;
+  std::vector<float> test =
+      data_->Gather(DataPart::kTest, false,
+                    static_cast<int64_t>(data_->windows(DataPart::kTest).size()), &test_rows);
+  if (test_rows > 0) {
+    absl::StatusOr<double> nll = MeanNll(*flow_, test, test_rows, options_.seed, &not_finite);
+    if (!nll.ok()) return Fail(kExitInternal, nll.status());
+    if (std::isfinite(*nll)) run.test_nll = *nll;
+  }
+  absl::StatusOr<std::optional<Calibration>> calibration = Calibrate(*flow_, *data_);
+  if (!calibration.ok()) return Fail(kExitInternal, calibration.status());
+  if (*calibration && 2 * (*calibration)->n() < kMinCalibrationWindows) {
+    std::fprintf(stderr,
+                 "warning: %d calibration windows; fewer than %d make p-values unreliable\n",
+                 2 * (*calibration)->n(), static_cast<int>(kMinCalibrationWindows));
+  }
+  absl::Status saved = SaveModel(directory_, *flow_, *data_, run, *calibration);
+  if (!saved.ok()) {
+    bool ours = saved.code() == absl::StatusCode::kInvalidArgument ||
+                saved.code() == absl::StatusCode::kDataLoss;
+    return Fail(ours ? kExitInternal : kExitCannotWrite,
+                absl::Status(saved.code(), absl::StrCat("model not written: ", saved.message())));
+  }
+  std::printf("%-12s %s version %d, step %d, %.1f s of training\n", "model", options_.model.c_str(),
+              static_cast<int>(version_), static_cast<int>(outcome_.kept_step), outcome_.seconds);
+  if (run.validation_nll) PrintNll("validation", *run.validation_nll);
+  if (run.test_nll) PrintNll("test", *run.test_nll);
+  if (test_rows > 0) {
+    std::printf("%-12s %d windows, %d not finite\n", "test part", static_cast<int>(test_rows),
+                static_cast<int>(not_finite));
+  }
+  std::printf("%-12s %d windows\n", "calibration", *calibration ? 2 * (*calibration)->n() : 0);
+  return kExitOk;
+}
+
+}  // namespace
+
+int RunTrain(const TrainOptions& options, const std::atomic<bool>& stop) {
+  at::set_num_threads(CoreCount());
+  int exit_code = kExitInternal;
+  absl::Status status = GuardTorch("bflow-train", [&] {
+    exit_code = Run(options, stop).Execute();
+    return absl::OkStatus();
+  });
+  return status.ok() ? exit_code : Fail(kExitInternal, status);
+}
+
+}  // namespace bflow

@@ -1,0 +1,112 @@
+// The training loop: random windows of the training part, dequantisation noise, Adam on the mean
+// negative log-likelihood, validation by time, the weights to keep. Everything random follows from
+// the seed: the same data, settings, seed and number of threads give the same weights.
+#ifndef BFLOW_MODEL_TRAINING_TRAINER_H_
+#define BFLOW_MODEL_TRAINING_TRAINER_H_
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <random>
+#include <span>
+#include <vector>
+
+#include "ATen/core/Tensor.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "base/clock.h"
+#include "model/flow/flow.h"
+#include "model/training/adam.h"
+#include "model/training/options.h"
+#include "model/training/presets.h"
+#include "model/training/progress.h"
+#include "model/training/training_data.h"
+
+namespace bflow {
+
+// Mean negative log-likelihood of windows (codes), nats per dimension in the scaled unit, with
+// noise seeded by `seed` (uniform if the flow is quantised). Rows whose log p is not finite are
+// counted in
+// `*not_finite` (may be null) and left out; NaN if none is left.
+absl::StatusOr<double> MeanNll(Flow& flow, const std::vector<float>& codes, int64_t rows,
+                               uint64_t seed, int64_t* not_finite);
+
+// Mean over channels of log((hi - lo) / (2 step)): NLL in nats per sample and converter step = NLL
+// in nats per dimension of the scaled unit + this. 0 if the flow is not quantised.
+double CodeUnitOffset(const FlowSpec& spec);
+
+struct TrainerOptions {
+  TrainingSettings settings;
+  uint64_t seed = 0;
+  KeepCheckpoint keep = KeepCheckpoint::kLast;
+  int64_t checkpoint_every = 0;
+};
+
+struct TrainerHooks {
+  // Set from a signal handler: the loop ends after the step it is in.
+  const std::atomic<bool>* stop = nullptr;
+  // Every validation; `finished_interval` is false for the frequent calls that only redraw a bar.
+  std::function<void(const TrainingReport&, bool finished_interval)> report;
+  // After `checkpoint_every` steps, with the weights that would be kept (average, if any) in the
+  // flow.
+  std::function<void(int64_t step)> checkpoint;
+};
+
+enum class TrainingEnd { kFinished, kInterrupted, kDiverged };
+
+struct TrainingOutcome {
+  TrainingEnd end = TrainingEnd::kFinished;
+  int64_t steps = 0;                     // updates done
+  std::optional<double> validation_nll;  // of the weights kept, nats per dimension
+  int64_t kept_step = 0;
+  double seconds = 0;
+};
+
+class Trainer {
+ public:
+  // Loss is not finite this many steps in a row: the run ends.
+  static constexpr int kMaxBadSteps = 10;
+
+  Trainer(std::shared_ptr<Flow> flow, const TrainingData& data, const TrainerOptions& options);
+
+  // Initialises the flow from a first batch and trains it. On return the flow holds the weights to
+  // keep: finite whatever happened. Errors: InvalidArgument (data), ResourceExhausted, Internal.
+  absl::StatusOr<TrainingOutcome> Run(const TrainerHooks& hooks);
+
+ private:
+  absl::StatusOr<at::Tensor> NextBatch(int64_t rows);
+  // One update; the loss in nats per dimension, or NaN when nothing was updated because loss or
+  // gradients were not finite.
+  absl::StatusOr<double> Step(double rate);
+  absl::StatusOr<double> Validate();
+  absl::Status Report(const TrainerHooks& hooks, int64_t step, double rate, bool validate);
+
+  std::shared_ptr<Flow> flow_;
+  const TrainingData& data_;
+  TrainerOptions options_;
+  std::vector<at::Tensor> tensors_;
+  std::vector<std::span<float>> parameters_;
+  std::mt19937_64 generator_;
+  uint64_t rows_drawn_ = 0;  // row number of the noise
+  std::vector<float> noise_;
+  Adam adam_;
+  std::optional<ExponentialAverage> average_;
+
+  std::vector<float> validation_codes_;
+  int64_t validation_rows_ = 0;
+  std::vector<float> best_;
+  std::optional<double> best_nll_;
+  std::optional<double> last_nll_;
+  int64_t best_step_ = 0;
+
+  SteadyTime start_;
+  SteadyTime interval_start_;
+  double interval_loss_ = 0;
+  int64_t interval_steps_ = 0;
+};
+
+}  // namespace bflow
+
+#endif  // BFLOW_MODEL_TRAINING_TRAINER_H_

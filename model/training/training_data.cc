@@ -1,0 +1,217 @@
+#include "model/training/training_data.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "absl/strings/str_cat.h"
+#include "base/status.h"
+
+namespace bflow {
+namespace {
+
+// The channel as the first segment that has the signal describes it.
+absl::StatusOr<ChannelSpec> DescribeChannel(const std::vector<WaveformRecord>& records,
+                                            const std::string& signal) {
+  for (const WaveformRecord& record : records) {
+    for (const WaveformSegment& segment : record.segments) {
+      const WaveformSignal* found = segment.Find(signal);
+      if (found == nullptr) continue;
+      ChannelSpec channel;
+      channel.name = found->name;
+      channel.unit = found->unit;
+      channel.gain = found->gain;
+      channel.baseline = found->baseline;
+      channel.input_min = found->input_min;
+      channel.input_max = found->input_max;
+      return channel;
+    }
+  }
+  return absl::InvalidArgumentError(absl::StrCat("signal ", signal, ": no record has it"));
+}
+
+}  // namespace
+
+absl::StatusOr<TrainingData> TrainingData::Create(std::vector<WaveformRecord> records,
+                                                  const Request& request) {
+  if (records.empty()) return absl::InvalidArgumentError("data: no record");
+  TrainingData data;
+  data.request_ = request;
+  data.records_ = std::move(records);
+  BFLOW_RETURN_IF_ERROR(data.SelectSignals());
+  BFLOW_RETURN_IF_ERROR(data.Split());
+  BFLOW_RETURN_IF_ERROR(data.FindExtremes());
+  return data;
+}
+
+absl::Status TrainingData::SelectSignals() {
+  frames_per_second_ = records_[0].frames_per_second;
+  std::vector<ChannelRequest> wanted;
+  for (size_t c = 0; c < request_.signals.size(); ++c) {
+    BFLOW_ASSIGN_OR_RETURN(ChannelSpec channel, DescribeChannel(records_, request_.signals[c]));
+    if (!request_.step.empty()) {
+      channel.step = request_.step.size() == 1 ? request_.step[0] : request_.step[c];
+    }
+    wanted.push_back({channel.name, true, channel.gain, channel.baseline});
+    channels_.push_back(channel);
+  }
+  for (const WaveformRecord& record : records_) {
+    if (std::abs(record.frames_per_second - frames_per_second_) > 1e-6 * frames_per_second_) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("record ", record.name, ": ", record.frames_per_second,
+                       " frames per second, the first record has ", frames_per_second_));
+    }
+    selections_.push_back(SelectChannels(record, wanted));
+    const ChannelSelection& selection = selections_.back();
+    for (const SkippedSegment& s : selection.skipped) {
+      skipped_.push_back(absl::StrCat(s.segment, " (", record.name, "): ", s.reason));
+    }
+    if (selection.runs.empty()) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "record ", record.name, ": ",
+          selection.skipped.empty() ? "no valid sample" : selection.skipped[0].reason));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status TrainingData::Split() {
+  std::vector<RecordWindow> grid;  // hop = window: where the boundaries lie
+  for (size_t r = 0; r < records_.size(); ++r) {
+    for (const Window& w :
+         CutWindows(records_[r], selections_[r], request_.window, request_.window)) {
+      grid.push_back({r, w});
+    }
+  }
+  if (grid.empty()) {
+    return absl::InvalidArgumentError(absl::StrCat("data: no run of ", request_.window,
+                                                   " samples that are valid in all signals"));
+  }
+  const SplitFractions& f = request_.fractions;
+  const std::array<double, 3> ends = {f.train, f.train + f.validation,
+                                      f.train + f.validation + f.calibration};
+  std::array<Boundary, 5> boundaries;
+  boundaries[0] = {0, 0};
+  for (size_t k = 0; k < ends.size(); ++k) {
+    // 1e-9: 0.64 + 0.08 + 0.08 must count as 0.8 whatever its last bit.
+    auto index = static_cast<size_t>(ends[k] * static_cast<double>(grid.size()) + 1e-9);
+    boundaries[k + 1] = index >= grid.size()
+                            ? Boundary{records_.size(), 0}
+                            : Boundary{grid[index].record, grid[index].window.start_frame};
+  }
+  boundaries[4] = {records_.size(), 0};
+  train_end_ = boundaries[1];
+  auto before = [](size_t record, int64_t frame, const Boundary& b) {  // frame <= b
+    return record < b.record || (record == b.record && frame <= b.frame);
+  };
+  for (size_t r = 0; r < records_.size(); ++r) {
+    for (const Window& w : CutWindows(records_[r], selections_[r], request_.window, request_.hop)) {
+      for (size_t k = 0; k < parts_.size(); ++k) {
+        const Boundary& begin = boundaries[k];
+        bool starts = r > begin.record || (r == begin.record && w.start_frame >= begin.frame);
+        if (starts && before(r, w.start_frame + request_.window, boundaries[k + 1])) {
+          parts_[k].push_back({r, w});
+          break;
+        }
+      }
+    }
+  }
+  return absl::OkStatus();
+}
+
+int64_t TrainingData::TrainingFrames(size_t record, const ValidRun& run) const {
+  if (record != train_end_.record) return record < train_end_.record ? run.frames : 0;
+  int64_t start = records_[record].segments[run.segment].start_frame + run.begin;
+  return std::clamp<int64_t>(train_end_.frame - start, 0, run.frames);
+}
+
+absl::Status TrainingData::FindExtremes() {
+  for (ChannelSpec& channel : channels_) {
+    channel.lo = std::numeric_limits<double>::infinity();
+    channel.hi = -channel.lo;
+  }
+  for (size_t r = 0; r < records_.size(); ++r) {
+    for (const ValidRun& run : selections_[r].runs) {
+      const int64_t frames = TrainingFrames(r, run);
+      if (frames < request_.window) continue;
+      ranges_.push_back({r, run.segment, run.begin, frames - request_.window + 1});
+      places_ += ranges_.back().places;
+      const WaveformSegment& segment = records_[r].segments[run.segment];
+      for (size_t c = 0; c < channels_.size(); ++c) {
+        const float* codes =
+            segment.signals[selections_[r].signal_index[run.segment][c]].codes.data() + run.begin;
+        auto [lo, hi] = std::minmax_element(codes, codes + frames);
+        channels_[c].lo = std::min<double>(channels_[c].lo, *lo);
+        channels_[c].hi = std::max<double>(channels_[c].hi, *hi);
+      }
+    }
+  }
+  if (ranges_.empty()) {
+    return absl::InvalidArgumentError("data: the training part is shorter than one window");
+  }
+  for (const ChannelSpec& channel : channels_) {
+    if (!(channel.lo < channel.hi)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("signal ", channel.name, ": never changes in the training part"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+double TrainingData::training_hours() const {
+  double frames = 0;
+  for (const TrainingRange& range : ranges_) {
+    frames += static_cast<double>(range.places + request_.window - 1);
+  }
+  return frames / frames_per_second_ / 3600;
+}
+
+void TrainingData::Codes(const RecordWindow& w, float* out) const {
+  CopyWindow(records_[w.record], selections_[w.record], w.window.segment, w.window.begin,
+             request_.window, out);
+}
+
+bool TrainingData::IsConstant(const RecordWindow& w) const {
+  std::vector<float> codes(static_cast<size_t>(event_size()));
+  Codes(w, codes.data());
+  std::vector<bool> constant =
+      ConstantChannels(codes.data(), request_.window, static_cast<int64_t>(channels_.size()));
+  return std::find(constant.begin(), constant.end(), true) != constant.end();
+}
+
+std::vector<float> TrainingData::Gather(DataPart part, bool skip_constant, int64_t most,
+                                        int64_t* rows) const {
+  std::vector<const RecordWindow*> chosen;
+  for (const RecordWindow& w : windows(part)) {
+    if (!skip_constant || !IsConstant(w)) chosen.push_back(&w);
+  }
+  const int64_t available = static_cast<int64_t>(chosen.size());
+  *rows = std::min(available, most);
+  std::vector<float> codes(static_cast<size_t>(*rows * event_size()));
+  for (int64_t i = 0; i < *rows; ++i) {
+    Codes(*chosen[static_cast<size_t>(i * available / *rows)], codes.data() + i * event_size());
+  }
+  return codes;
+}
+
+absl::Status TrainingData::DrawTrainingWindow(std::mt19937_64& generator, float* out) const {
+  constexpr int kAttempts = 1000;
+  const int64_t channels = static_cast<int64_t>(channels_.size());
+  for (int attempt = 0; attempt < kAttempts; ++attempt) {
+    // The bias of the remainder is below places / 2^64.
+    int64_t place = static_cast<int64_t>(generator() % static_cast<uint64_t>(places_));
+    size_t k = 0;
+    while (place >= ranges_[k].places) place -= ranges_[k++].places;
+    const TrainingRange& range = ranges_[k];
+    CopyWindow(records_[range.record], selections_[range.record], range.segment,
+               range.begin + place, request_.window, out);
+    std::vector<bool> constant = ConstantChannels(out, request_.window, channels);
+    if (std::find(constant.begin(), constant.end(), true) == constant.end()) {
+      return absl::OkStatus();
+    }
+  }
+  return absl::InvalidArgumentError(absl::StrCat(
+      "data: ", kAttempts, " random training windows in a row had a constant channel"));
+}
+
+}  // namespace bflow
