@@ -65,7 +65,7 @@ class Flow : public torch::nn::Module {
 
  private:
   Flow(const FlowSpec& spec, uint64_t seed, at::ScalarType dtype, const LayerRegistry& registry);
-  absl::Status CopyFrom(const SafetensorsFile& tensors);
+  void CopyFrom(const SafetensorsFile& tensors);
 
   struct Level {
     int squeeze;

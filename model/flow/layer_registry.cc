@@ -12,23 +12,24 @@ namespace {
 
 std::shared_ptr<Bijector> MakeActNorm(const LayerSpec&, const LevelShape& shape,
                                       at::Generator& generator, at::ScalarType dtype) {
-  return std::make_shared<ActNorm>(shape.channels, generator, dtype);
+  return std::make_shared<ActNormLayer>(shape.channels, generator, dtype);
 }
 
 std::shared_ptr<Bijector> MakeLuMatmul(const LayerSpec&, const LevelShape& shape,
                                        at::Generator& generator, at::ScalarType dtype) {
-  return std::make_shared<LuMatmul>(shape.channels, generator, dtype);
+  return std::make_shared<LuMatmulLayer>(shape.channels, generator, dtype);
 }
 
 std::shared_ptr<Bijector> MakeButterfly(const LayerSpec& spec, const LevelShape& shape,
                                         at::Generator& generator, at::ScalarType dtype) {
-  return std::make_shared<Butterfly>(std::get<ButterflySpec>(spec), shape.size(), generator, dtype);
+  return std::make_shared<ButterflyLayer>(std::get<ButterflySpec>(spec), shape.size(), generator,
+                                          dtype);
 }
 
 std::shared_ptr<Bijector> MakeAffineCoupling(const LayerSpec& spec, const LevelShape& shape,
                                              at::Generator& generator, at::ScalarType dtype) {
-  return std::make_shared<AffineCoupling>(shape.channels, std::get<AffineCouplingSpec>(spec).hidden,
-                                          generator, dtype);
+  return std::make_shared<AffineCouplingLayer>(
+      shape.channels, std::get<AffineCouplingSpec>(spec).hidden, generator, dtype);
 }
 
 }  // namespace

@@ -12,9 +12,9 @@
 namespace bflow {
 
 // Parameters: log_scale [C], starts as N(0, 0.05^2); bias [C], starts as 0.
-class ActNorm : public Bijector {
+class ActNormLayer : public Bijector {
  public:
-  ActNorm(int64_t channels, at::Generator& generator, at::ScalarType dtype);
+  ActNormLayer(int64_t channels, at::Generator& generator, at::ScalarType dtype);
 
   Transformed Forward(const at::Tensor& x) override;
   Transformed Inverse(const at::Tensor& z) override;

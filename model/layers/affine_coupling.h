@@ -15,9 +15,10 @@ namespace bflow {
 
 // Parameters: scale_net.N.{weight,bias}, shift_net.N.{weight,bias}, N = 0, 1, 2; weights start
 // orthogonal, biases 0. Nothing here can be frozen: all of it depends on the data.
-class AffineCoupling : public Bijector {
+class AffineCouplingLayer : public Bijector {
  public:
-  AffineCoupling(int64_t channels, int64_t hidden, at::Generator& generator, at::ScalarType dtype);
+  AffineCouplingLayer(int64_t channels, int64_t hidden, at::Generator& generator,
+                      at::ScalarType dtype);
 
   Transformed Forward(const at::Tensor& x) override;
   Transformed Inverse(const at::Tensor& z) override;

@@ -5,7 +5,6 @@
 #define BFLOW_MODEL_LAYERS_BIJECTOR_H_
 
 #include "ATen/core/Tensor.h"
-#include "absl/status/status.h"
 #include "torch/nn/module.h"
 
 namespace bflow {
@@ -31,12 +30,6 @@ class Bijector : public torch::nn::Module {
   // buffers that are computed in float64. Results stay the same; parameters must not change
   // afterwards.
   virtual void Freeze() {}
-
-  // Whether the tensors define an invertible map: the permutation is one, no 2x2 is singular, signs
-  // are
-  // +-1. (Finiteness is checked with the tensor set.) Errors: DataLoss naming the tensor, relative
-  // to this layer.
-  virtual absl::Status CheckInvertible() const { return absl::OkStatus(); }
 };
 
 }  // namespace bflow

@@ -16,19 +16,18 @@ namespace bflow {
 
 // Parameters: factors.F (F-th factor applied) [2^level, 2, shared ? 1 : stride, 2], with partitions
 // rounds.R.parts.P.factors.F. They start as rotations by uniform angles (log-determinant 0).
-class Butterfly : public Bijector {
+class ButterflyLayer : public Bijector {
  public:
   // On vectors of `size` values; x may have any shape [B, ...] of that many values per row.
-  Butterfly(const ButterflySpec& spec, int64_t size, at::Generator& generator,
-            at::ScalarType dtype);
+  ButterflyLayer(const ButterflySpec& spec, int64_t size, at::Generator& generator,
+                 at::ScalarType dtype);
   // From the list of rounds itself; `partitioned` decides the names of the parameters.
-  Butterfly(const std::vector<std::vector<ButterflyPart>>& rounds, bool shared, bool partitioned,
-            at::Generator& generator, at::ScalarType dtype);
+  ButterflyLayer(const std::vector<std::vector<ButterflyPart>>& rounds, bool shared,
+                 bool partitioned, at::Generator& generator, at::ScalarType dtype);
 
   Transformed Forward(const at::Tensor& x) override;
   Transformed Inverse(const at::Tensor& z) override;
   void Freeze() override;
-  absl::Status CheckInvertible() const override;
 
  protected:
   // One butterfly on consecutive values of the vector, factors in the order of application.

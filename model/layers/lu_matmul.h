@@ -16,14 +16,13 @@ namespace bflow {
 // Parameters: lower, upper [C, C] (entries outside their triangle are ignored), log_diagonal [C];
 // buffers: diagonal_sign [C], permutation I64 [C]. They start as the LU decomposition of a random
 // orthogonal matrix.
-class LuMatmul : public Bijector {
+class LuMatmulLayer : public Bijector {
  public:
-  LuMatmul(int64_t channels, at::Generator& generator, at::ScalarType dtype);
+  LuMatmulLayer(int64_t channels, at::Generator& generator, at::ScalarType dtype);
 
   Transformed Forward(const at::Tensor& x) override;
   Transformed Inverse(const at::Tensor& z) override;
   void Freeze() override;
-  absl::Status CheckInvertible() const override;
 
  protected:
   // W^-1 by triangular solves in float64, [C, C] float64.
