@@ -52,6 +52,7 @@ absl::Status ParseOptionalReal(const std::string& flag, const std::string& text,
 
 absl::Status ParseNames(const std::string& flag, const std::string& text,
                         std::vector<std::string>* out) {
+  out->clear();  // the last of several flags counts
   for (const std::string& name : std::vector<std::string>(absl::StrSplit(text, ','))) {
     if (name.empty()) return Bad(flag, "names separated by commas");
     if (std::find(out->begin(), out->end(), name) != out->end()) {
@@ -63,6 +64,7 @@ absl::Status ParseNames(const std::string& flag, const std::string& text,
 }
 
 absl::Status ParseChannelSteps(const std::string& text, std::vector<double>* out) {
+  out->clear();
   for (const std::string& part : std::vector<std::string>(absl::StrSplit(text, ','))) {
     double value = 0;
     BFLOW_RETURN_IF_ERROR(ParseReal("step", part, 1e-6, 1e6, &value));

@@ -1,0 +1,251 @@
+// bflow-train as a user runs it, on a small format-16 record: what it writes loads and scores, the
+// same seed gives the same weights, and neither Ctrl-C nor a full disk leaves anything broken.
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <cmath>
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+#include <random>
+#include <sstream>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "base/file.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "model/checkpoint/repository.h"
+#include "model/scoring/flow_scorer.h"
+
+namespace bflow {
+namespace {
+
+using ::testing::HasSubstr;
+constexpr int kFrames = 64 * 400 + 17;
+
+// Two noisy oscillations of 12-bit codes in WFDB format 16.
+void WriteRecord(const std::string& folder) {
+  std::mt19937_64 generator(5);
+  std::normal_distribution<double> noise(0, 6);
+  std::string bytes;
+  int16_t first[2] = {0, 0}, sum[2] = {0, 0};
+  for (int t = 0; t < kFrames; ++t) {
+    for (int c = 0; c < 2; ++c) {
+      double value =
+          (c == 0 ? 300 * std::sin(0.21 * t) : 200 * std::cos(0.13 * t)) + noise(generator);
+      int16_t code = static_cast<int16_t>(std::lround(value));
+      if (t == 0) first[c] = code;
+      sum[c] = static_cast<int16_t>(sum[c] + code);
+      bytes.push_back(static_cast<char>(code & 0xff));
+      bytes.push_back(static_cast<char>((code >> 8) & 0xff));
+    }
+  }
+  std::ofstream(folder + "/tiny.dat", std::ios::binary) << bytes;
+  std::ofstream header(folder + "/tiny.hea");
+  header << "tiny 2 125 " << kFrames << "\n";
+  for (int c = 0; c < 2; ++c) {
+    header << "tiny.dat 16 200/mV 12 0 " << first[c] << " " << sum[c] << " 0 "
+           << (c == 0 ? "A" : "B") << "\n";
+  }
+}
+
+class TrainProgramTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    std::string pattern = ::testing::TempDir() + "/bflow_train_XXXXXX";
+    ASSERT_NE(mkdtemp(pattern.data()), nullptr);
+    folder_ = pattern;
+    WriteRecord(folder_);
+  }
+  void TearDown() override { std::filesystem::remove_all(folder_); }
+
+  std::vector<std::string> Arguments(const std::vector<std::string>& more) const {
+    std::vector<std::string> arguments = {BFLOW_TRAIN,
+                                          "--preset=waveform-published",
+                                          "--data",
+                                          folder_ + "/tiny",
+                                          "--signals=A,B",
+                                          "--out=" + folder_ + "/models",
+                                          "--model=tiny",
+                                          "--window=64",
+                                          "--batch=16",
+                                          "--train_fraction=0.5",
+                                          "--validation_fraction=0.1",
+                                          "--calibration_fraction=0.2"};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    return arguments;
+  }
+
+  // Starts the program; stdout and stderr go to files in folder_.
+  pid_t Start(std::vector<std::string> arguments, rlim_t file_size = RLIM_INFINITY) const {
+    std::vector<char*> argv;
+    for (std::string& a : arguments) argv.push_back(a.data());
+    argv.push_back(nullptr);
+    std::string out = folder_ + "/stdout", err = folder_ + "/stderr";
+    pid_t child = fork();
+    if (child == 0) {
+      if (freopen(out.c_str(), "w", stdout) == nullptr ||
+          freopen(err.c_str(), "w", stderr) == nullptr) {
+        _exit(99);
+      }
+      if (file_size != RLIM_INFINITY) {
+        rlimit limit = {file_size, file_size};
+        setrlimit(RLIMIT_FSIZE, &limit);
+      }
+      execv(argv[0], argv.data());
+      _exit(98);
+    }
+    return child;
+  }
+  static int Wait(pid_t child) {
+    int status = 0;
+    waitpid(child, &status, 0);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
+  }
+  int Train(const std::vector<std::string>& more, rlim_t file_size = RLIM_INFINITY) const {
+    return Wait(Start(Arguments(more), file_size));
+  }
+  std::string Text(const std::string& name) const {
+    absl::StatusOr<std::string> text = ReadFile(folder_ + "/" + name, 1 << 20);
+    return text.ok() ? *text : "";
+  }
+  std::string Version(int64_t version, const std::string& model = "tiny") const {
+    return VersionDirectory(folder_ + "/models", model, version);
+  }
+
+  std::string folder_;
+};
+
+// The self-test rows of a version are reproduced by its scorer.
+void ExpectScores(const std::string& version) {
+  absl::StatusOr<Checkpoint> checkpoint = ReadCheckpoint(version);
+  ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
+  ASSERT_TRUE(checkpoint->calibration.has_value());
+  absl::StatusOr<std::unique_ptr<Scorer>> scorer = MakeFlowScorer(*checkpoint);
+  ASSERT_TRUE(scorer.ok()) << scorer.status();
+  const SelfTest& expected = checkpoint->self_test;
+  ASSERT_EQ(expected.rows, 16);
+  absl::StatusOr<AnomalyResult> result = (*scorer)->Anomaly({expected.rows, expected.x}, false);
+  ASSERT_TRUE(result.ok()) << result.status();
+  for (size_t i = 0; i < 16; ++i) {
+    EXPECT_NEAR(result->log_prob[i], expected.log_prob[i],
+                2e-4 * std::max(1.0, std::abs(expected.log_prob[i])));
+    EXPECT_NEAR(result->score[i], expected.score[i], 2e-4 * std::max(1.0, expected.score[i]));
+  }
+}
+
+// Values of a column of the metrics file.
+std::vector<double> Column(const std::string& csv, size_t column) {
+  std::vector<double> values;
+  std::istringstream lines(csv);
+  std::string line;
+  std::getline(lines, line);
+  while (std::getline(lines, line)) {
+    std::istringstream fields(line);
+    std::string field;
+    for (size_t c = 0; c <= column; ++c) std::getline(fields, field, ',');
+    values.push_back(std::stod(field));
+  }
+  return values;
+}
+
+TEST_F(TrainProgramTest, TrainsCalibratesAndWritesAModelThatScores) {
+  ASSERT_EQ(Train({"--steps=60", "--validate_every=20", "--metrics_csv=" + folder_ + "/m.csv",
+                   "--licence=test data", "--checkpoint_every=30"}),
+            0)
+      << Text("stderr");
+  ExpectScores(Version(1));
+  ExpectScores(Version(30, "tiny-v1-steps"));
+  std::vector<double> nll = Column(Text("m.csv"), 2), validation = Column(Text("m.csv"), 4);
+  ASSERT_EQ(nll.size(), 3u);
+  EXPECT_LT(nll[2], nll[0] - 0.1);
+  EXPECT_LT(validation[2], validation[0] - 0.05);
+
+  Checkpoint checkpoint = *ReadCheckpoint(Version(1));
+  std::map<std::string, std::string>& card = checkpoint.manifest.card;
+  EXPECT_EQ(card["trained_on"], "tiny");
+  EXPECT_EQ(card["signals"], "A, B");
+  EXPECT_EQ(card["windows"], "200");
+  EXPECT_EQ(card["licence"], "test data");
+  EXPECT_EQ(card["calibration_windows"], "80");
+  EXPECT_NEAR(std::stod(card["validation_nats_per_dim"]),
+              *std::min_element(validation.begin(), validation.end()), 1e-5);
+  EXPECT_THAT(Text("stdout"), HasSubstr("nats/sample (converter step)"));
+  EXPECT_THAT(Text("stderr"), HasSubstr("fewer than 200"));
+  // Patient data by default: nobody else may read it.
+  struct stat info;
+  ASSERT_EQ(stat((Version(1) + "/model.safetensors").c_str(), &info), 0);
+  EXPECT_EQ(info.st_mode & 0777, 0600u);
+
+  // The next run takes the next version; a version that exists is never overwritten.
+  ASSERT_EQ(Train({"--steps=2"}), 0) << Text("stderr");
+  EXPECT_TRUE(FileExists(Version(2) + "/manifest.json"));
+  EXPECT_EQ(Train({"--steps=2", "--version=1"}), 73);
+  EXPECT_THAT(Text("stderr"), HasSubstr("never overwritten"));
+}
+
+TEST_F(TrainProgramTest, TheSameSeedGivesTheSameWeights) {
+  for (const char* more : {"--seed=4", "--seed=4", "--seed=5"}) {
+    ASSERT_EQ(Train({"--steps=8", more, "--ema=0.9"}), 0) << Text("stderr");
+  }
+  auto weights = [this](int64_t version) {
+    return *ReadFile(Version(version) + "/model.safetensors", 1 << 24);
+  };
+  EXPECT_EQ(weights(1), weights(2));
+  EXPECT_NE(weights(1), weights(3));
+}
+
+TEST_F(TrainProgramTest, WithoutValidationAndCalibrationTheLastStepIsKept) {
+  ASSERT_EQ(Train({"--steps=5", "--train_fraction=0.8", "--validation_fraction=0",
+                   "--calibration_fraction=0", "--sensitivity=none"}),
+            0)
+      << Text("stderr");
+  Checkpoint checkpoint = *ReadCheckpoint(Version(1));
+  EXPECT_FALSE(checkpoint.calibration.has_value());
+  EXPECT_EQ(checkpoint.manifest.card["steps"], "5");
+  EXPECT_EQ(checkpoint.spec.sensitivity, Sensitivity::kNone);
+  EXPECT_EQ(checkpoint.self_test.rows, 16);
+}
+
+TEST_F(TrainProgramTest, CtrlCWritesTheModelAsItIs) {
+  pid_t child = Start(Arguments({"--steps=1000000", "--validate_every=5"}));
+  // Wait for a first report, 30 s at most.
+  for (int i = 0; i < 1500 && Text("stderr").find("step 5/") == std::string::npos; ++i) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  }
+  ASSERT_THAT(Text("stderr"), HasSubstr("step 5/"));
+  kill(child, SIGINT);
+  EXPECT_EQ(Wait(child), 130) << Text("stderr");
+  ExpectScores(Version(1));
+}
+
+TEST_F(TrainProgramTest, AFullDiskLeavesThePreviousVersionIntact) {
+  ASSERT_EQ(Train({"--steps=2"}), 0) << Text("stderr");
+  EXPECT_EQ(Train({"--steps=2"}, 4096), 73) << Text("stderr");
+  EXPECT_FALSE(FileExists(Version(2) + "/manifest.json"));
+  ExpectScores(Version(1));
+}
+
+TEST_F(TrainProgramTest, ErrorsHaveTheirExitCodes) {
+  EXPECT_EQ(Train({"--preset=nonsense"}), 64);
+  EXPECT_THAT(Text("stderr"), HasSubstr("waveform-published, waveform-paper"));
+  EXPECT_EQ(Train({"--frobnicate=1"}), 64);
+  EXPECT_EQ(Train({"--device=cuda"}), 69);
+  std::vector<std::string> arguments = Arguments({"--steps=2"});
+  arguments[3] = folder_ + "/absent";
+  EXPECT_EQ(Wait(Start(arguments)), 65);
+  EXPECT_THAT(Text("stderr"), HasSubstr("absent"));
+  EXPECT_EQ(Train({"--signals=A,nothing"}), 65);
+  EXPECT_THAT(Text("stderr"), HasSubstr("nothing"));
+  EXPECT_EQ(Train({"--out=/dev/null/models"}), 73);
+}
+
+}  // namespace
+}  // namespace bflow

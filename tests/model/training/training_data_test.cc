@@ -1,0 +1,162 @@
+// Parts by time, extremes and random windows, on records made in memory.
+#include "model/training/training_data.h"
+
+#include <random>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+namespace bflow {
+namespace {
+
+using ::testing::HasSubstr;
+
+WaveformSignal Signal(const std::string& name, int64_t frames, float first, float slope) {
+  WaveformSignal signal;
+  signal.name = name;
+  signal.unit = "mV";
+  signal.gain = 26;
+  signal.input_min = -32767;
+  signal.input_max = 32767;
+  for (int64_t t = 0; t < frames; ++t) {
+    signal.codes.push_back(first + slope * static_cast<float>(t));
+  }
+  return signal;
+}
+
+// Codes that tell their frame: A[t] = t, B[t] = -2 t.
+WaveformRecord Ramp(const std::string& name, int64_t frames) {
+  WaveformRecord record;
+  record.name = name;
+  record.frames_per_second = 125;
+  record.frames = frames;
+  record.segments.push_back(
+      {name, 0, frames, {Signal("A", frames, 0, 1), Signal("B", frames, 0, -2)}});
+  return record;
+}
+
+TrainingData::Request Request(double train, double validation, double calibration) {
+  TrainingData::Request request;
+  request.signals = {"A", "B"};
+  request.window = 10;
+  request.hop = 10;
+  request.fractions = {train, validation, calibration};
+  return request;
+}
+
+TEST(TrainingData, PartsFollowEachOtherAndDropTheIncompleteWindow) {
+  // 127 windows and 4 frames: the quality figures' split, floor(0.8 * 127) = 101 to train.
+  absl::StatusOr<TrainingData> data = TrainingData::Create({Ramp("r", 1274)}, Request(0.8, 0, 0));
+  ASSERT_TRUE(data.ok()) << data.status();
+  EXPECT_EQ(data->windows(DataPart::kTrain).size(), 101u);
+  EXPECT_TRUE(data->windows(DataPart::kValidation).empty());
+  EXPECT_TRUE(data->windows(DataPart::kCalibration).empty());
+  EXPECT_EQ(data->windows(DataPart::kTest).size(), 26u);
+  EXPECT_EQ(data->windows(DataPart::kTest)[0].window.start_frame, 1010);
+  // Extremes of the training part alone.
+  EXPECT_EQ(data->channels()[0].lo, 0);
+  EXPECT_EQ(data->channels()[0].hi, 1009);
+  EXPECT_EQ(data->channels()[1].lo, -2018);
+  EXPECT_EQ(data->channels()[1].hi, 0);
+}
+
+TEST(TrainingData, AFifthOfTheWindowsIsLeftByTheDefaultFractions) {
+  absl::StatusOr<TrainingData> data =
+      TrainingData::Create({Ramp("r", 1000)}, Request(0.64, 0.08, 0.08));
+  ASSERT_TRUE(data.ok());
+  EXPECT_EQ(data->windows(DataPart::kTrain).size(), 64u);
+  EXPECT_EQ(data->windows(DataPart::kValidation).size(), 8u);
+  EXPECT_EQ(data->windows(DataPart::kCalibration).size(), 8u);
+  EXPECT_EQ(data->windows(DataPart::kTest).size(), 20u);
+}
+
+TEST(TrainingData, RecordsFollowEachOther) {
+  absl::StatusOr<TrainingData> data =
+      TrainingData::Create({Ramp("r", 100), Ramp("s", 100)}, Request(0.75, 0.05, 0));
+  ASSERT_TRUE(data.ok());
+  EXPECT_EQ(data->windows(DataPart::kTrain).size(), 15u);
+  ASSERT_EQ(data->windows(DataPart::kTest).size(), 4u);
+  EXPECT_EQ(data->windows(DataPart::kTest)[0].record, 1u);
+  EXPECT_EQ(data->windows(DataPart::kTest)[0].window.start_frame, 60);
+}
+
+TEST(TrainingData, OverlappingWindowsLieWhollyInOnePart) {
+  TrainingData::Request request = Request(0.5, 0, 0);
+  request.hop = 3;
+  absl::StatusOr<TrainingData> data = TrainingData::Create({Ramp("r", 100)}, request);
+  ASSERT_TRUE(data.ok());
+  for (const RecordWindow& w : data->windows(DataPart::kTrain)) EXPECT_LE(w.window.start_frame, 40);
+  for (const RecordWindow& w : data->windows(DataPart::kTest)) EXPECT_GE(w.window.start_frame, 50);
+  EXPECT_EQ(data->windows(DataPart::kTrain).size(), 14u);  // 0, 3, ..., 39
+  EXPECT_EQ(data->windows(DataPart::kTest).size(), 14u);   // 51, 54, ..., 90
+}
+
+TEST(TrainingData, RandomWindowsAreConsecutiveAndInTheTrainingPart) {
+  absl::StatusOr<TrainingData> data = TrainingData::Create({Ramp("r", 100)}, Request(0.5, 0, 0));
+  ASSERT_TRUE(data.ok());
+  std::mt19937_64 generator(3);
+  std::vector<float> codes(20);
+  std::vector<int> seen(41);
+  for (int i = 0; i < 2000; ++i) {
+    ASSERT_TRUE(data->DrawTrainingWindow(generator, codes.data()).ok());
+    int begin = static_cast<int>(codes[0]);
+    ASSERT_LE(begin, 40);
+    ++seen[static_cast<size_t>(begin)];
+    for (int t = 0; t < 10; ++t) {
+      EXPECT_EQ(codes[static_cast<size_t>(2 * t)], static_cast<float>(begin + t));
+      EXPECT_EQ(codes[static_cast<size_t>(2 * t + 1)], static_cast<float>(-2 * (begin + t)));
+    }
+  }
+  for (int count : seen) EXPECT_GT(count, 15);  // 49 expected
+}
+
+TEST(TrainingData, ConstantWindowsAreCountedButNeverDrawnOrGathered) {
+  WaveformRecord record = Ramp("r", 100);
+  std::vector<float>& a = record.segments[0].signals[0].codes;
+  std::fill(a.begin(), a.begin() + 30, 7.0f);
+  absl::StatusOr<TrainingData> data = TrainingData::Create({record}, Request(0.5, 0, 0.5));
+  ASSERT_TRUE(data.ok());
+  EXPECT_EQ(data->windows(DataPart::kTrain).size(), 5u);
+  int64_t rows = 0;
+  data->Gather(DataPart::kTrain, true, 100, &rows);
+  EXPECT_EQ(rows, 2);
+  std::vector<float> all = data->Gather(DataPart::kTrain, false, 3, &rows);
+  EXPECT_EQ(rows, 3);
+  EXPECT_EQ(all.size(), 60u);
+  std::mt19937_64 generator(3);
+  std::vector<float> codes(20);
+  for (int i = 0; i < 500; ++i) {
+    ASSERT_TRUE(data->DrawTrainingWindow(generator, codes.data()).ok());
+    EXPECT_NE(codes[0], codes[18]);
+  }
+}
+
+TEST(TrainingData, ErrorsSayWhatIsWrong) {
+  auto message = [](absl::StatusOr<TrainingData> data) {
+    return std::string(data.status().message());
+  };
+  TrainingData::Request request = Request(0.8, 0, 0);
+  request.signals = {"A", "C"};
+  EXPECT_THAT(message(TrainingData::Create({Ramp("r", 100)}, request)), HasSubstr("signal C"));
+
+  WaveformRecord other = Ramp("other", 100);
+  other.segments[0].signals[1].gain = 27;
+  EXPECT_THAT(message(TrainingData::Create({Ramp("r", 100), other}, Request(0.8, 0, 0))),
+              ::testing::AllOf(HasSubstr("record other"), HasSubstr("gain")));
+
+  EXPECT_THAT(message(TrainingData::Create({Ramp("r", 9)}, Request(0.8, 0, 0))),
+              HasSubstr("10 samples"));
+
+  WaveformRecord flat = Ramp("r", 100);
+  for (float& v : flat.segments[0].signals[1].codes) v = 4;
+  EXPECT_THAT(message(TrainingData::Create({flat}, Request(0.8, 0, 0))),
+              HasSubstr("signal B: never changes"));
+
+  WaveformRecord slow = Ramp("slow", 100);
+  slow.frames_per_second = 250;
+  EXPECT_THAT(message(TrainingData::Create({Ramp("r", 100), slow}, Request(0.8, 0, 0))),
+              HasSubstr("frames per second"));
+}
+
+}  // namespace
+}  // namespace bflow

@@ -1,0 +1,264 @@
+// The pieces of the trainer that need no model: schedules, Adam, the moving average, presets, the
+// command line, reports.
+#include <cmath>
+#include <cstdio>
+#include <numbers>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "base/file.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "model/training/adam.h"
+#include "model/training/options.h"
+#include "model/training/presets.h"
+#include "model/training/progress.h"
+#include "model/training/schedule.h"
+
+namespace bflow {
+namespace {
+
+using ::testing::HasSubstr;
+
+TEST(Schedule, WarmUpThenCosineToZero) {
+  Schedule s{ScheduleKind::kCosine, 2e-3, 20, 1020, 1};
+  EXPECT_EQ(s.RateAt(0), 0);
+  EXPECT_DOUBLE_EQ(s.RateAt(5), 5e-4);
+  EXPECT_DOUBLE_EQ(s.RateAt(20), 2e-3);
+  EXPECT_NEAR(s.RateAt(520), 1e-3, 1e-15);
+  EXPECT_NEAR(s.RateAt(270), 1e-3 * (1 + std::sqrt(0.5)), 1e-12);
+  EXPECT_EQ(s.RateAt(1020), 0);
+  EXPECT_EQ(s.RateAt(5000), 0);
+  for (int64_t step = 20; step < 1020; ++step) EXPECT_GT(s.RateAt(step), s.RateAt(step + 1));
+}
+
+TEST(Schedule, PaperStartsAtZeroThenDecaysPerStep) {
+  Preset paper = *FindPreset("waveform-paper");
+  const Schedule& s = paper.settings.schedule;
+  EXPECT_EQ(paper.settings.batch, 1024);
+  EXPECT_EQ(paper.settings.ema_decay, 0);
+  EXPECT_EQ(s.RateAt(0), 0);
+  EXPECT_DOUBLE_EQ(s.RateAt(1), 1e-4);
+  EXPECT_NEAR(s.RateAt(2), 1e-4 * 0.999995, 1e-18);
+  EXPECT_NEAR(s.RateAt(100001), 1e-4 * std::exp(100000 * std::log(0.999995)), 1e-15);
+}
+
+TEST(Schedule, ConstantAndNames) {
+  Schedule s{ScheduleKind::kConstant, 0.5, 2, 10, 1};
+  EXPECT_DOUBLE_EQ(s.RateAt(1), 0.25);
+  EXPECT_DOUBLE_EQ(s.RateAt(1000), 0.5);
+  for (const char* name : {"constant", "cosine", "exponential"}) {
+    EXPECT_EQ(ScheduleName(*ParseScheduleKind(name)), name);
+  }
+  EXPECT_FALSE(ParseScheduleKind("linear").ok());
+}
+
+// Adam as its authors write it, in double precision.
+struct ReferenceAdam {
+  double m = 0, v = 0;
+  void Step(int t, double rate, double gradient, double* p) {
+    m = 0.9 * m + 0.1 * gradient;
+    v = 0.999 * v + 0.001 * gradient * gradient;
+    double m_hat = m / (1 - std::pow(0.9, t)), v_hat = v / (1 - std::pow(0.999, t));
+    *p -= rate * m_hat / (std::sqrt(v_hat) + 1e-8);
+  }
+};
+
+TEST(Adam, AgreesWithTheReference) {
+  std::mt19937_64 generator(1);
+  std::normal_distribution<double> normal;
+  std::vector<float> a(37), b(5);
+  std::vector<double> expected(a.size() + b.size());
+  for (size_t i = 0; i < expected.size(); ++i) {
+    float& p = i < a.size() ? a[i] : b[i - a.size()];
+    p = static_cast<float>(normal(generator));
+    expected[i] = p;
+  }
+  Adam adam({a, b});
+  std::vector<ReferenceAdam> reference(expected.size());
+  std::vector<float> ga(a.size()), gb(b.size());
+  for (int t = 1; t <= 200; ++t) {
+    double rate = 1e-2 / t;
+    for (size_t i = 0; i < expected.size(); ++i) {
+      // From 1e-6 to 10: epsilon counts for the small ones.
+      float g =
+          static_cast<float>(normal(generator) * std::pow(10.0, static_cast<double>(i % 8) - 6));
+      (i < a.size() ? ga[i] : gb[i - a.size()]) = g;
+      reference[i].Step(t, rate, g, &expected[i]);
+    }
+    adam.Step(rate, {ga, gb});
+  }
+  EXPECT_EQ(adam.updates(), 200);
+  for (size_t i = 0; i < expected.size(); ++i) {
+    EXPECT_NEAR(i < a.size() ? a[i] : b[i - a.size()], expected[i], 2e-6) << i;
+  }
+}
+
+TEST(ExponentialAverage, FollowsItsDefinitionAndSwaps) {
+  std::vector<float> p = {1, -2, 3};
+  ExponentialAverage average({p}, 0.5);
+  std::vector<double> expected(p.begin(), p.end());
+  for (int t = 1; t <= 20; ++t) {
+    double d = std::min(0.5, (1.0 + t) / (10.0 + t));
+    for (size_t i = 0; i < p.size(); ++i) {
+      p[i] += static_cast<float>(t * (i + 1));
+      expected[i] = d * expected[i] + (1 - d) * p[i];
+    }
+    average.Update();
+  }
+  std::vector<float> raw = p;
+  average.Swap();
+  for (size_t i = 0; i < p.size(); ++i) EXPECT_NEAR(p[i], expected[i], 1e-4 * expected[i]);
+  average.Swap();
+  EXPECT_EQ(p, raw);
+}
+
+TEST(CopyValues, RestoresWhatItCopied) {
+  std::vector<float> a = {1, 2}, b = {3};
+  std::vector<float> saved = CopyValues({a, b});
+  EXPECT_EQ(saved, (std::vector<float>{1, 2, 3}));
+  a = {7, 8};
+  b = {9};
+  RestoreValues(saved, {a, b});
+  EXPECT_EQ(a, (std::vector<float>{1, 2}));
+  EXPECT_EQ(b, (std::vector<float>{3}));
+}
+
+TEST(Presets, PublishedArchitecture) {
+  std::vector<LevelSpec> levels = PublishedWaveformLevels(1024, 2);
+  ASSERT_EQ(levels.size(), 2u);
+  for (size_t l = 0; l < 2; ++l) {
+    EXPECT_EQ(levels[l].squeeze, 2);
+    EXPECT_EQ(levels[l].split, l == 0);
+    ASSERT_EQ(levels[l].blocks.size(), 2u);
+    for (const std::vector<LayerSpec>& block : levels[l].blocks) {
+      ASSERT_EQ(block.size(), 4u);
+      const ButterflySpec& butterfly = std::get<ButterflySpec>(block[2]);
+      EXPECT_EQ(butterfly.factors, l == 0 ? 10 : 9);
+      EXPECT_TRUE(butterfly.shared);
+      EXPECT_EQ(butterfly.order, ButterflyOrder::kWidestFirst);
+      EXPECT_EQ(std::get<AffineCouplingSpec>(block[3]).hidden, 16);
+    }
+  }
+}
+
+TEST(Presets, SpecsAreValidForOtherSizesToo) {
+  for (auto [window, channels] : {std::pair{1024, 2}, {64, 2}, {64, 1}, {96, 3}, {1000, 2}}) {
+    FlowSpec spec;
+    spec.event_shape = {window, channels};
+    spec.sampling_rate_hz = 125;
+    spec.levels = PublishedWaveformLevels(window, channels);
+    for (int c = 0; c < channels; ++c) {
+      ChannelSpec channel;
+      channel.name = "c" + std::to_string(c);
+      channel.unit = "mV";
+      channel.input_min = -128;
+      channel.input_max = 127;
+      spec.channels.push_back(channel);
+    }
+    EXPECT_TRUE(ValidateFlowSpec(spec).ok()) << ValidateFlowSpec(spec) << " window " << window;
+  }
+}
+
+std::vector<std::string> Minimal() {
+  return {
+      "--preset=waveform-published", "--data", "a/b", "--signals=II,V", "--out=repo", "--model=m"};
+}
+
+TEST(Options, BothFormsAndBothSeparators) {
+  std::vector<std::string> arguments = Minimal();
+  for (const char* more : {"c", "--train-fraction=0.5", "--validation_fraction", "0.25", "--seed",
+                           "18446744073709551615", "--checkpoint-every=10", "--sensitivity=none",
+                           "--version", "7", "--ema=0.99"}) {
+    arguments.push_back(more);
+  }
+  std::swap(arguments[3], arguments[6]);  // "--data a/b c --signals ..."
+  absl::StatusOr<TrainOptions> o = ParseTrainOptions(arguments);
+  ASSERT_TRUE(o.ok()) << o.status();
+  EXPECT_EQ(o->data, (std::vector<std::string>{"a/b", "c"}));
+  EXPECT_EQ(o->signals, (std::vector<std::string>{"II", "V"}));
+  EXPECT_EQ(o->train_fraction, 0.5);
+  EXPECT_EQ(o->validation_fraction, 0.25);
+  EXPECT_EQ(o->calibration_fraction, 0.08);
+  EXPECT_EQ(o->seed, 18446744073709551615u);
+  EXPECT_EQ(o->checkpoint_every, 10);
+  EXPECT_EQ(o->version, 7);
+  EXPECT_EQ(o->ema, 0.99);
+  EXPECT_EQ(o->sensitivity, Sensitivity::kNone);
+}
+
+TEST(Options, ErrorsNameTheFlagAndNeverTheValue) {
+  const std::vector<std::pair<std::string, std::string>> cases = {
+      {"--preset=secret", "waveform-published, waveform-paper"},
+      {"--steps=secret", "--steps"},
+      {"--batch=1", "--batch"},
+      {"--model=Secret", "--model"},
+      {"--train_fraction=1.5", "--train_fraction"},
+      {"--train_fraction=0.9", "sum"},
+      {"--sensitivity=secret", "--sensitivity"},
+      {"--signals=A,,B", "--signals"},
+      {"--schedule=secret", "--schedule"},
+      {"--device=secret", "--device"},
+      {"--secret=1", "unknown flag"},
+      {"--seed=-1", "--seed"},
+      {"--steps", "--steps"},
+      {"--step=1,2,3", "--step"},
+  };
+  for (const auto& [argument, expected] : cases) {
+    std::vector<std::string> arguments = Minimal();
+    arguments.push_back(argument);
+    absl::StatusOr<TrainOptions> o = ParseTrainOptions(arguments);
+    ASSERT_FALSE(o.ok()) << argument;
+    std::string message(o.status().message());
+    EXPECT_THAT(message, HasSubstr(expected));
+    EXPECT_THAT(message, ::testing::Not(HasSubstr("ecret"))) << argument;
+  }
+  EXPECT_FALSE(ParseTrainOptions({}).ok());
+  std::vector<std::string> best = Minimal();
+  best.insert(best.end(), {"--validation_fraction=0", "--checkpoint=best"});
+  EXPECT_FALSE(ParseTrainOptions(best).ok());
+}
+
+TEST(Options, HelpAndVersion) {
+  EXPECT_TRUE(ParseTrainOptions({"--help"})->help);
+  EXPECT_TRUE(ParseTrainOptions({"--version"})->print_version);
+  EXPECT_THAT(TrainHelp(), HasSubstr("waveform-paper"));
+}
+
+TEST(Progress, ReportsBothUnits) {
+  TrainingReport report;
+  report.step = 50;
+  report.train_nll = -3.5;
+  report.validation_nll = -3.25;
+  report.code_unit_offset = 4.5;
+  report.windows_per_second = 1234;
+  report.elapsed_seconds = 61;
+  EXPECT_EQ(FormatReport(report, 100),
+            "step 50/100 [##########..........] nll -3.5000 nats/dim 1.0000 nats/sample val "
+            "-3.2500 1.2500 "
+            "1234 windows/s 1:01 left");
+}
+
+TEST(MetricsCsv, OneLinePerReport) {
+  std::string path = ::testing::TempDir() + "/bflow_metrics_test.csv";
+  {
+    absl::StatusOr<MetricsCsv> csv = MetricsCsv::Create(path);
+    ASSERT_TRUE(csv.ok());
+    TrainingReport report;
+    report.step = 3;
+    report.train_nll = -1;
+    report.code_unit_offset = 2;
+    ASSERT_TRUE(csv->Write(report).ok());
+  }
+  EXPECT_EQ(*ReadFile(path, 1000),
+            "step,learning_rate,train_nats_per_dim,train_nats_per_sample_step_unit,validation_nats_"
+            "per_dim,"
+            "validation_nats_per_sample_step_unit,windows_per_second,elapsed_seconds\n"
+            "3,0,-1,1,,,0.0,0.000\n");
+  std::remove(path.c_str());
+  EXPECT_FALSE(MetricsCsv::Create("/dev/null/x").ok());
+}
+
+}  // namespace
+}  // namespace bflow
