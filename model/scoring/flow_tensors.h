@@ -2,6 +2,7 @@
 #ifndef BFLOW_MODEL_SCORING_FLOW_TENSORS_H_
 #define BFLOW_MODEL_SCORING_FLOW_TENSORS_H_
 
+#include <cstddef>
 #include <string>
 #include <vector>
 

@@ -1,0 +1,232 @@
+#include "model/scoring/window_features.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <numbers>
+#include <utility>
+
+#include "ATen/core/Tensor.h"
+#include "ATen/ops/empty.h"
+#include "absl/strings/str_cat.h"
+#include "base/checked_math.h"
+#include "base/philox.h"
+#include "base/status.h"
+#include "c10/core/InferenceMode.h"
+#include "model/flow/flow.h"
+#include "model/scoring/torch_guard.h"
+
+namespace bflow {
+namespace {
+
+constexpr double kMinusInfinity = -std::numeric_limits<double>::infinity();
+
+// What a flow makes of a slice of rows, in float64 and as plain arrays. Sums over a row are taken
+// here in one fixed order, because a library reduction may split them differently for another
+// number of rows.
+class EncodedSlice {
+ public:
+  EncodedSlice(const Encoded& encoded, int64_t event_size)
+      : event_size_(event_size), log_det_(ToDouble(encoded.log_det)) {
+    for (const at::Tensor& latents : encoded.level_latents) levels_.push_back(ToDouble(latents));
+    for (const at::Tensor& log_det : encoded.coupling_log_dets) {
+      couplings_.push_back(ToDouble(log_det));
+    }
+  }
+
+  // Sum of z^2 over the latents of a level.
+  double SquaredNorm(size_t level, int64_t row) const {
+    const int64_t size = levels_[level].size(1);
+    const double* z = levels_[level].const_data_ptr<double>() + row * size;
+    double sum = 0;
+    for (int64_t i = 0; i < size; ++i) sum += z[i] * z[i];
+    return sum;
+  }
+
+  // log N(z; 0, I) + log_det.
+  double LogProb(int64_t row) const {
+    double squares = 0;
+    for (size_t level = 0; level < levels_.size(); ++level) squares += SquaredNorm(level, row);
+    const double normaliser = static_cast<double>(event_size_) * std::log(2 * std::numbers::pi);
+    return -0.5 * (squares + normaliser) + log_det_.const_data_ptr<double>()[row];
+  }
+
+  // The features of the flow: per level, then per coupling. Returns the place after the last.
+  double* FlowFeatures(int64_t row, double* out) const {
+    for (size_t level = 0; level < levels_.size(); ++level) {
+      double size = static_cast<double>(levels_[level].size(1));
+      *out++ = LatentNormFeature(SquaredNorm(level, row) / size);
+    }
+    for (const at::Tensor& log_det : couplings_) {
+      *out++ = log_det.const_data_ptr<double>()[row] / static_cast<double>(event_size_);
+    }
+    return out;
+  }
+
+ private:
+  static at::Tensor ToDouble(const at::Tensor& t) { return t.to(at::kDouble).contiguous(); }
+
+  int64_t event_size_;
+  at::Tensor log_det_;
+  std::vector<at::Tensor> levels_, couplings_;
+};
+
+// Writes what the flow sees of one row: scale(v + step u) for a quantised spec, else the row
+// itself.
+template <typename Value>
+void FlowInput(const FlowSpec& spec, const float* row, const Noise& noise, uint64_t noise_row,
+               uint32_t draw, std::vector<float>& uniforms, Value* out) {
+  const int64_t size = spec.event_size(), channels = spec.channel_count();
+  if (!spec.quantised()) {
+    for (int64_t d = 0; d < size; ++d) out[d] = static_cast<Value>(row[d]);
+    return;
+  }
+  if (noise.kind == NoiseKind::kUniform) {
+    uniforms.resize(static_cast<size_t>(size));
+    FillUniform(noise.seed, noise_row, draw, size, uniforms.data());
+  }
+  for (int64_t d = 0; d < size; ++d) {
+    const ChannelSpec& channel = spec.channels[static_cast<size_t>(d % channels)];
+    double u = 0;  // kNone: the value is already dequantised
+    if (noise.kind == NoiseKind::kUniform) u = uniforms[static_cast<size_t>(d)];
+    if (noise.kind == NoiseKind::kCenter) u = 0.5;
+    double v = row[d] + channel.step * u;
+    out[d] = static_cast<Value>(2 * (v - channel.lo) / (channel.hi - channel.lo) - 1);
+  }
+}
+
+absl::Status CheckPass(const FlowSpec& spec, const HostBatch& x, const Noise& noise,
+                       const PassOptions& options) {
+  std::optional<int64_t> values = CheckedMultiply(x.rows, spec.event_size());
+  if (x.rows < 0 || !values || static_cast<size_t>(*values) != x.values.size()) {
+    return absl::InvalidArgumentError(absl::StrCat("x: ", x.values.size(), " values for ", x.rows,
+                                                   " rows of ", spec.event_size()));
+  }
+  if (!spec.quantised() && noise.kind != NoiseKind::kNone) {
+    return absl::InvalidArgumentError("noise: a continuous model takes none");
+  }
+  if (options.slice_rows < 1) return absl::InvalidArgumentError("slice_rows: must be at least 1");
+  return absl::OkStatus();
+}
+
+// One pass over all slices; the members are what every step needs.
+class Pass {
+ public:
+  Pass(Flow& flow, const HostBatch& x, const Noise& noise, uint32_t draw,
+       const PassOptions& options)
+      : flow_(flow), x_(x), noise_(noise), draw_(draw), options_(options) {
+    const size_t rows = static_cast<size_t>(x.rows);
+    result_.log_prob.assign(rows, kMinusInfinity);
+    result_.status.assign(rows, RowStatus::kOk);
+    if (options.want_latent) result_.latent.assign(x.values.size(), 0.0f);
+    if (options.want_features) {
+      feature_count_ = FeatureNames(flow.spec()).size();
+      result_.features.assign(rows * feature_count_, 0.0);
+    }
+  }
+
+  PassResult Run() {
+    for (int64_t begin = 0; begin < x_.rows; begin += options_.slice_rows) {
+      RunSlice(begin, std::min(options_.slice_rows, x_.rows - begin));
+    }
+    return std::move(result_);
+  }
+
+ private:
+  const float* InputRow(int64_t row) const { return x_.values.data() + row * Size(); }
+  int64_t Size() const { return flow_.spec().event_size(); }
+
+  template <typename Value>
+  void FillInput(int64_t begin, int64_t rows, Value* out) {
+    std::vector<float> uniforms;
+    for (int64_t i = 0; i < rows; ++i, out += Size()) {
+      const float* row = InputRow(begin + i);
+      if (std::all_of(row, row + Size(), [](float v) { return std::isfinite(v); })) {
+        uint64_t noise_row = noise_.row_offset + static_cast<uint64_t>(begin + i);
+        FlowInput(flow_.spec(), row, noise_, noise_row, draw_, uniforms, out);
+      } else {
+        result_.status[static_cast<size_t>(begin + i)] = RowStatus::kNonFiniteInput;
+        std::fill_n(out, Size(), Value{0});  // keeps its place; the result is dropped
+      }
+    }
+  }
+
+  void RunSlice(int64_t begin, int64_t rows) {
+    at::Tensor input =
+        at::empty({rows, flow_.spec().time_steps(), flow_.spec().channel_count()}, flow_.dtype());
+    if (flow_.dtype() == at::kDouble) {
+      FillInput(begin, rows, input.mutable_data_ptr<double>());
+    } else {
+      FillInput(begin, rows, input.mutable_data_ptr<float>());
+    }
+    Encoded encoded = flow_.Encode(input);
+    EncodedSlice slice(encoded, Size());
+    at::Tensor latent;
+    if (options_.want_latent) latent = encoded.latent.to(at::kFloat).contiguous();
+    for (int64_t i = 0; i < rows; ++i) {
+      StoreRow(begin + i, i, slice,
+               latent.defined() ? latent.const_data_ptr<float>() + i * Size() : nullptr);
+    }
+  }
+
+  void StoreRow(int64_t row, int64_t in_slice, const EncodedSlice& slice, const float* latent) {
+    const size_t index = static_cast<size_t>(row);
+    if (result_.status[index] != RowStatus::kOk) return;
+    const double log_prob = slice.LogProb(in_slice);
+    bool finite = std::isfinite(log_prob);
+    double* features = nullptr;
+    if (options_.want_features) {
+      features = result_.features.data() + index * feature_count_;
+      double* next = slice.FlowFeatures(in_slice, features);
+      if (flow_.spec().quantised()) {
+        SignalQualityFeatures(InputRow(row), flow_.spec().time_steps(),
+                              flow_.spec().channel_count(), next);
+      }
+      finite = finite && std::all_of(features, features + feature_count_,
+                                     [](double v) { return std::isfinite(v); });
+    }
+    if (!finite) {
+      result_.status[index] = RowStatus::kNonFiniteScore;
+      if (features != nullptr) std::fill_n(features, feature_count_, 0.0);
+      return;
+    }
+    result_.log_prob[index] = log_prob;
+    if (latent != nullptr) std::copy_n(latent, Size(), result_.latent.data() + row * Size());
+  }
+
+  Flow& flow_;
+  const HostBatch& x_;
+  const Noise& noise_;
+  const uint32_t draw_;
+  const PassOptions& options_;
+  size_t feature_count_ = 0;
+  PassResult result_;
+};
+
+}  // namespace
+
+absl::StatusOr<PassResult> RunPass(Flow& flow, const HostBatch& x, const Noise& noise,
+                                   uint32_t draw, const PassOptions& options) {
+  BFLOW_RETURN_IF_ERROR(CheckPass(flow.spec(), x, noise, options));
+  return GuardTorchOr("pass through the flow", [&]() -> absl::StatusOr<PassResult> {
+    c10::InferenceMode inference;
+    return Pass(flow, x, noise, draw, options).Run();
+  });
+}
+
+absl::StatusOr<WindowFeatures> ComputeFeatures(Flow& flow, const HostBatch& x, const Noise& noise,
+                                               int64_t slice_rows) {
+  PassOptions options;
+  options.want_features = true;
+  options.slice_rows = slice_rows;
+  BFLOW_ASSIGN_OR_RETURN(PassResult pass, RunPass(flow, x, noise, 0, options));
+  WindowFeatures features;
+  features.names = FeatureNames(flow.spec());
+  features.rows = x.rows;
+  features.values = std::move(pass.features);
+  features.log_prob = std::move(pass.log_prob);
+  features.status = std::move(pass.status);
+  return features;
+}
+
+}  // namespace bflow
