@@ -100,7 +100,7 @@ absl::Status ModelRegistry::Plan(const std::vector<RepositoryModel>& found) {
   return absl::OkStatus();
 }
 
-absl::Status ModelRegistry::Start(std::function<void()> on_change) {
+absl::Status ModelRegistry::Open() {
   int ignored = 0;
   absl::StatusOr<std::vector<RepositoryModel>> found =
       ListRepository(options_.repository, &ignored);
@@ -109,10 +109,12 @@ absl::Status ModelRegistry::Start(std::function<void()> on_change) {
         absl::StrCat("repository.path: ", std::string(found.status().message())));
   }
   if (ignored > 0) Log(LogLevel::kWarning, "repository_entries_ignored", {{"entries", ignored}});
-  BFLOW_RETURN_IF_ERROR(Plan(*found));
+  return Plan(*found);
+}
+
+void ModelRegistry::StartLoading(std::function<void()> on_change) {
   on_change_ = std::move(on_change);
   thread_ = std::thread([this] { LoadAll(); });
-  return absl::OkStatus();
 }
 
 void ModelRegistry::LoadAll() {
@@ -310,6 +312,15 @@ bool ModelRegistry::Ready() const {
   return std::all_of(models_.begin(), models_.end(), [](const auto& model) {
     return std::any_of(model.second.begin(), model.second.end(), [](const auto& version) {
       return version.second.state == ModelState::kReady;
+    });
+  });
+}
+
+bool ModelRegistry::Loaded() const {
+  std::lock_guard<std::mutex> lock(mutex_);
+  return std::all_of(models_.begin(), models_.end(), [](const auto& model) {
+    return std::none_of(model.second.begin(), model.second.end(), [](const auto& version) {
+      return version.second.state == ModelState::kLoading;
     });
   });
 }

@@ -88,10 +88,12 @@ class ModelRegistry {
   ModelRegistry(const ModelRegistry&) = delete;
   ModelRegistry& operator=(const ModelRegistry&) = delete;
 
-  // Looks at the repository and starts loading. `on_change` is called on the loading thread after
-  // each version and once more when all are done. Errors, naming the field: InvalidArgument (a
-  // configured model or version is not on disk, no models).
-  absl::Status Start(std::function<void()> on_change);
+  // Looks at the repository and decides what to load. Errors, naming the field: InvalidArgument (no
+  // such repository, a configured model or version is not on disk, no models).
+  absl::Status Open();
+  // Starts the loading thread. `on_change` is called on it after each version, and once more when
+  // all are done.
+  void StartLoading(std::function<void()> on_change);
   // Until every version is READY or FAILED.
   void WaitUntilLoaded();
 
@@ -103,6 +105,8 @@ class ModelRegistry {
   std::vector<ModelSnapshot> Snapshot() const;
   // Every start-up model has a READY version, and there is one or the empty repository is allowed.
   bool Ready() const;
+  // Every version is READY or FAILED.
+  bool Loaded() const;
   // At least one version was refused.
   bool AnyFailed() const;
 
