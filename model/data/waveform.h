@@ -9,16 +9,16 @@
 
 namespace bflow {
 
-// One signal of a segment. Codes are integers, or averages of `samples_per_frame` integers.
+// One signal of a segment. Codes are integers; several samples per frame are averaged and rounded.
 struct WaveformSignal {
   std::string name;
   std::string unit;
-  double gain = 200;      // codes per unit
-  double baseline = 0;    // code of 0
+  double gain = 200;    // codes per unit
+  double baseline = 0;  // code of 0
   int resolution_bits = 12;
   int64_t adc_zero = 0;
-  double input_min = 0;   // adc_zero - 2^(bits-1), the invalid code excluded
-  double input_max = 0;   // adc_zero + 2^(bits-1) - 1
+  double input_min = 0;      // adc_zero - 2^(bits-1), the invalid code excluded
+  double input_max = 0;      // adc_zero + 2^(bits-1) - 1
   std::vector<float> codes;  // one per frame; NaN where the file marks the sample as invalid
 };
 
@@ -40,7 +40,8 @@ struct WaveformSegment {
 struct WaveformRecord {
   std::string name;
   double frames_per_second = 250;
-  std::optional<std::string> start_time;  // "HH:MM:SS.mmm", with the date in front ("YYYY-MM-DD ") if known
+  std::optional<std::string>
+      start_time;  // "HH:MM:SS.mmm", with the date in front ("YYYY-MM-DD ") if known
   int64_t frames = 0;
   std::vector<WaveformSegment> segments;  // gaps are absent; ascending start_frame
 };
