@@ -2,6 +2,7 @@
 // the kernels are tested against and timed against.
 #include <vector>
 
+#include "ATen/TensorOperators.h"
 #include "ATen/ops/cat.h"
 #include "ATen/ops/diag.h"
 #include "ATen/ops/eye.h"

@@ -1,0 +1,146 @@
+// Autograd formulas: each keeps the operator's inputs and calls the hand-written backward operator,
+// which recomputes what it needs. First order only.
+#include <tuple>
+#include <vector>
+
+#include "ATen/core/LegacyTypeDispatch.h"
+#include "c10/core/GradMode.h"
+#include "model/ops/act_norm.h"
+#include "model/ops/affine_coupling.h"
+#include "model/ops/butterfly.h"
+#include "model/ops/lu_matmul.h"
+#include "model/ops/operators.h"
+#include "torch/csrc/autograd/custom_function.h"
+#include "torch/library.h"
+
+namespace bflow {
+namespace {
+
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+
+void CheckFirstOrder() {
+  TORCH_CHECK(!c10::GradMode::is_enabled(),
+              "bflow operators have derivatives of first order only (create_graph=true)");
+}
+
+variable_list Concatenate(const at::Tensor& x, std::initializer_list<at::TensorList> lists) {
+  variable_list all = {x};
+  for (const at::TensorList& list : lists) all.insert(all.end(), list.begin(), list.end());
+  return all;
+}
+
+class ButterflyFunction : public torch::autograd::Function<ButterflyFunction> {
+ public:
+  static variable_list forward(AutogradContext* ctx, const at::Tensor& x, at::TensorList factors) {
+    const at::AutoDispatchBelowADInplaceOrView guard;
+    ctx->save_for_backward(Concatenate(x, {factors}));
+    auto [y, log_det] = butterfly(x, factors);
+    return {y, log_det};
+  }
+  static variable_list backward(AutogradContext* ctx, variable_list grads) {
+    CheckFirstOrder();
+    const variable_list saved = ctx->get_saved_variables();
+    auto [grad_x, grad_factors] =
+        butterfly_backward(saved[0], at::TensorList(saved).slice(1), grads[0], grads[1]);
+    return Concatenate(grad_x, {grad_factors});
+  }
+};
+
+class ActNormFunction : public torch::autograd::Function<ActNormFunction> {
+ public:
+  static variable_list forward(AutogradContext* ctx, const at::Tensor& x,
+                               const at::Tensor& log_scale, const at::Tensor& bias) {
+    const at::AutoDispatchBelowADInplaceOrView guard;
+    ctx->save_for_backward({x, log_scale});
+    auto [y, log_det] = act_norm(x, log_scale, bias);
+    return {y, log_det};
+  }
+  static variable_list backward(AutogradContext* ctx, variable_list grads) {
+    CheckFirstOrder();
+    const variable_list saved = ctx->get_saved_variables();
+    auto [grad_x, grad_log_scale, grad_bias] =
+        act_norm_backward(saved[0], saved[1], grads[0], grads[1]);
+    return {grad_x, grad_log_scale, grad_bias};
+  }
+};
+
+class LuMatmulFunction : public torch::autograd::Function<LuMatmulFunction> {
+ public:
+  static variable_list forward(AutogradContext* ctx, const at::Tensor& x, const at::Tensor& lower,
+                               const at::Tensor& upper, const at::Tensor& log_diagonal,
+                               const at::Tensor& diagonal_sign, const at::Tensor& permutation) {
+    const at::AutoDispatchBelowADInplaceOrView guard;
+    ctx->save_for_backward({x, lower, upper, log_diagonal, diagonal_sign, permutation});
+    auto [y, log_det] = lu_matmul(x, lower, upper, log_diagonal, diagonal_sign, permutation);
+    return {y, log_det};
+  }
+  static variable_list backward(AutogradContext* ctx, variable_list grads) {
+    CheckFirstOrder();
+    const variable_list s = ctx->get_saved_variables();
+    auto [grad_x, grad_lower, grad_upper, grad_log_diagonal] =
+        lu_matmul_backward(s[0], s[1], s[2], s[3], s[4], s[5], grads[0], grads[1]);
+    return {grad_x, grad_lower, grad_upper, grad_log_diagonal, at::Tensor(), at::Tensor()};
+  }
+};
+
+class AffineCouplingFunction : public torch::autograd::Function<AffineCouplingFunction> {
+ public:
+  static variable_list forward(AutogradContext* ctx, const at::Tensor& x, at::TensorList scale_net,
+                               at::TensorList shift_net, bool inverse) {
+    const at::AutoDispatchBelowADInplaceOrView guard;
+    ctx->save_for_backward(Concatenate(x, {scale_net, shift_net}));
+    ctx->saved_data["inverse"] = inverse;
+    auto [y, log_det] = affine_coupling(x, scale_net, shift_net, inverse);
+    return {y, log_det};
+  }
+  static variable_list backward(AutogradContext* ctx, variable_list grads) {
+    CheckFirstOrder();
+    const variable_list saved = ctx->get_saved_variables();
+    const at::TensorList nets = at::TensorList(saved).slice(1);
+    auto [grad_x, grad_nets] =
+        affine_coupling_backward(saved[0], nets.slice(0, 6), nets.slice(6),
+                                 ctx->saved_data["inverse"].toBool(), grads[0], grads[1]);
+    variable_list all = Concatenate(grad_x, {grad_nets});
+    all.emplace_back();  // inverse
+    return all;
+  }
+};
+
+template <typename Function, typename... Args>
+std::tuple<at::Tensor, at::Tensor> Apply(Args&&... args) {
+  const variable_list out = Function::apply(std::forward<Args>(args)...);
+  return {out[0], out[1]};
+}
+
+std::tuple<at::Tensor, at::Tensor> Butterfly(const at::Tensor& x, at::TensorList factors) {
+  return Apply<ButterflyFunction>(x, factors);
+}
+
+std::tuple<at::Tensor, at::Tensor> ActNorm(const at::Tensor& x, const at::Tensor& log_scale,
+                                           const at::Tensor& bias) {
+  return Apply<ActNormFunction>(x, log_scale, bias);
+}
+
+std::tuple<at::Tensor, at::Tensor> LuMatmul(const at::Tensor& x, const at::Tensor& lower,
+                                            const at::Tensor& upper, const at::Tensor& log_diagonal,
+                                            const at::Tensor& diagonal_sign,
+                                            const at::Tensor& permutation) {
+  return Apply<LuMatmulFunction>(x, lower, upper, log_diagonal, diagonal_sign, permutation);
+}
+
+std::tuple<at::Tensor, at::Tensor> AffineCoupling(const at::Tensor& x, at::TensorList scale_net,
+                                                  at::TensorList shift_net, bool inverse) {
+  return Apply<AffineCouplingFunction>(x, scale_net, shift_net, inverse);
+}
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(bflow, Autograd, m) {
+  m.impl("butterfly", Butterfly);
+  m.impl("act_norm", ActNorm);
+  m.impl("lu_matmul", LuMatmul);
+  m.impl("affine_coupling", AffineCoupling);
+}
+
+}  // namespace bflow

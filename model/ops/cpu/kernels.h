@@ -1,0 +1,90 @@
+// The kernels behind the CPU operators: plain functions on pointers, compiled once per instruction
+// set from one source (kernels.inc) and chosen at run time. Every function works on whole rows, is
+// free of allocation and threads, and gives a row the same result whatever else is in the call.
+#ifndef BFLOW_MODEL_OPS_CPU_KERNELS_H_
+#define BFLOW_MODEL_OPS_CPU_KERNELS_H_
+
+#include <cstdint>
+
+namespace bflow::cpu {
+
+// One butterfly factor, packed. Wide factors with shared weights keep their 2x2s (`matrices`,
+// [blocks][w00 w01 w10 w11]). All others are two planes of D values: element e of the output is
+// own[e] x[e] + cross[e] x[partner of e]; cross_transposed is the plane of the transposed 2x2s.
+template <typename T>
+struct ButterflyFactor {
+  int64_t blocks = 0;
+  int64_t half = 0;  // stride between partners
+  const T* matrices = nullptr;
+  const T* own = nullptr;
+  const T* cross = nullptr;
+  const T* cross_transposed = nullptr;
+};
+// Shared weights are kept as 2x2s from this stride on: the widest vector of any kernel.
+inline constexpr int64_t kWideStride = 16;
+
+// Where the gradient of a factor is added up: matrices [blocks][4], or the two planes.
+template <typename T>
+struct ButterflyFactorGrad {
+  double* matrices = nullptr;
+  T* own = nullptr;
+  T* cross = nullptr;
+};
+
+// The two nets of a coupling; weights row-major [out][in] as stored, and transposed (for the
+// backward).
+template <typename T>
+struct CouplingNets {
+  int64_t half = 0;  // C / 2
+  int64_t hidden = 0;
+  const T* weight[2][3] = {};
+  const T* bias[2][3] = {};
+  const T* weight_transposed[2][3] = {};
+};
+// Time steps that a coupling kernel handles at once; buffers are planes [neuron][kCouplingBlock].
+inline constexpr int64_t kCouplingBlock = 64;
+// Values of T that the coupling kernels need as scratch; parameters of one net.
+constexpr int64_t CouplingParameters(int64_t half, int64_t hidden) {
+  return hidden * half + hidden + hidden * hidden + hidden + half * hidden + half;
+}
+constexpr int64_t CouplingScratch(int64_t half, int64_t hidden) {
+  return (8 * half + 4 * hidden) * kCouplingBlock + 2 * CouplingParameters(half, hidden) * 16;
+}
+
+template <typename T>
+struct Kernels {
+  // y = all n factors applied to each of `rows` rows; y may be x.
+  void (*butterfly)(const ButterflyFactor<T>* factors, int64_t n, int64_t size, const T* x, T* y,
+                    int64_t rows);
+  // grad_x from grad_y; adds to grads. scratch: n * size.
+  void (*butterfly_backward)(const ButterflyFactor<T>* factors, const ButterflyFactorGrad<T>* grads,
+                             int64_t n, int64_t size, const T* x, const T* grad_y, T* grad_x,
+                             int64_t rows, T* scratch);
+  // y[t][c] = x[t][c] scale[c] + bias[c]
+  void (*scale_shift)(const T* x, const T* scale, const T* bias, T* y, int64_t steps,
+                      int64_t channels);
+  // grad_x = grad_y scale; adds sum_t grad_y x to grad_scale and sum_t grad_y to grad_bias.
+  void (*scale_shift_backward)(const T* x, const T* grad_y, const T* scale, T* grad_x,
+                               double* grad_scale, double* grad_bias, int64_t steps,
+                               int64_t channels);
+  // y[t] = x[t] w, w [C][C]
+  void (*matmul)(const T* x, const T* w, T* y, int64_t steps, int64_t channels);
+  // Adds sum_t x[t]^T grad_y[t] to grad_w [C][C].
+  void (*matmul_weight_grad)(const T* x, const T* grad_y, double* grad_w, int64_t steps,
+                             int64_t channels);
+  // One row [steps][C]. Returns its log-determinant.
+  double (*coupling)(const CouplingNets<T>& nets, const T* x, T* y, int64_t steps, bool inverse,
+                     T* scratch);
+  // One row; adds to grad_parameters: both nets, each w0 b0 w1 b1 w2 b2.
+  void (*coupling_backward)(const CouplingNets<T>& nets, const T* x, const T* grad_y,
+                            T grad_log_det, T* grad_x, int64_t steps, bool inverse, T* scratch,
+                            double* grad_parameters);
+  // y = tanh(x), y = exp(x) of `count` values, a multiple of 64: for the tests of the
+  // approximations.
+  void (*tanh)(const T* x, T* y, int64_t count);
+  void (*exp)(const T* x, T* y, int64_t count);
+};
+
+}  // namespace bflow::cpu
+
+#endif  // BFLOW_MODEL_OPS_CPU_KERNELS_H_

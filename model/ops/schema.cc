@@ -1,0 +1,106 @@
+// The operators as the dispatcher knows them. A folder holds the kernels of one dispatch key.
+#include "torch/library.h"
+
+#include <tuple>
+#include <vector>
+
+#include "ATen/core/dispatch/Dispatcher.h"
+#include "model/ops/act_norm.h"
+#include "model/ops/affine_coupling.h"
+#include "model/ops/butterfly.h"
+#include "model/ops/lu_matmul.h"
+#include "model/ops/operators.h"
+
+TORCH_LIBRARY(bflow, m) {
+  m.def("butterfly(Tensor x, Tensor[] factors) -> (Tensor y, Tensor log_det)");
+  m.def(
+      "butterfly_backward(Tensor x, Tensor[] factors, Tensor grad_y, Tensor grad_log_det) -> "
+      "(Tensor grad_x, Tensor[] grad_factors)");
+  m.def("act_norm(Tensor x, Tensor log_scale, Tensor bias) -> (Tensor y, Tensor log_det)");
+  m.def(
+      "act_norm_backward(Tensor x, Tensor log_scale, Tensor grad_y, Tensor grad_log_det) -> "
+      "(Tensor grad_x, Tensor grad_log_scale, Tensor grad_bias)");
+  m.def(
+      "lu_matmul(Tensor x, Tensor lower, Tensor upper, Tensor log_diagonal, Tensor diagonal_sign, "
+      "Tensor permutation) -> (Tensor y, Tensor log_det)");
+  m.def(
+      "lu_matmul_backward(Tensor x, Tensor lower, Tensor upper, Tensor log_diagonal, "
+      "Tensor diagonal_sign, Tensor permutation, Tensor grad_y, Tensor grad_log_det) -> "
+      "(Tensor grad_x, Tensor grad_lower, Tensor grad_upper, Tensor grad_log_diagonal)");
+  m.def(
+      "affine_coupling(Tensor x, Tensor[] scale_net, Tensor[] shift_net, bool inverse) -> "
+      "(Tensor y, Tensor log_det)");
+  m.def(
+      "affine_coupling_backward(Tensor x, Tensor[] scale_net, Tensor[] shift_net, bool inverse, "
+      "Tensor grad_y, Tensor grad_log_det) -> (Tensor grad_x, Tensor[] grad_nets)");
+}
+
+namespace bflow {
+namespace {
+
+template <typename Function>
+auto Find(const char* name) {
+  return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<Function>();
+}
+
+}  // namespace
+
+std::tuple<at::Tensor, at::Tensor> butterfly(const at::Tensor& x, at::TensorList factors) {
+  static const auto op = Find<decltype(butterfly)>("bflow::butterfly");
+  return op.call(x, factors);
+}
+
+std::tuple<at::Tensor, at::Tensor> act_norm(const at::Tensor& x, const at::Tensor& log_scale,
+                                            const at::Tensor& bias) {
+  static const auto op = Find<decltype(act_norm)>("bflow::act_norm");
+  return op.call(x, log_scale, bias);
+}
+
+std::tuple<at::Tensor, at::Tensor> lu_matmul(const at::Tensor& x, const at::Tensor& lower,
+                                             const at::Tensor& upper,
+                                             const at::Tensor& log_diagonal,
+                                             const at::Tensor& diagonal_sign,
+                                             const at::Tensor& permutation) {
+  static const auto op = Find<decltype(lu_matmul)>("bflow::lu_matmul");
+  return op.call(x, lower, upper, log_diagonal, diagonal_sign, permutation);
+}
+
+std::tuple<at::Tensor, at::Tensor> affine_coupling(const at::Tensor& x, at::TensorList scale_net,
+                                                   at::TensorList shift_net, bool inverse) {
+  static const auto op = Find<decltype(affine_coupling)>("bflow::affine_coupling");
+  return op.call(x, scale_net, shift_net, inverse);
+}
+
+std::tuple<at::Tensor, std::vector<at::Tensor>> butterfly_backward(const at::Tensor& x,
+                                                                   at::TensorList factors,
+                                                                   const at::Tensor& grad_y,
+                                                                   const at::Tensor& grad_log_det) {
+  static const auto op = Find<decltype(butterfly_backward)>("bflow::butterfly_backward");
+  return op.call(x, factors, grad_y, grad_log_det);
+}
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor> act_norm_backward(const at::Tensor& x,
+                                                                 const at::Tensor& log_scale,
+                                                                 const at::Tensor& grad_y,
+                                                                 const at::Tensor& grad_log_det) {
+  static const auto op = Find<decltype(act_norm_backward)>("bflow::act_norm_backward");
+  return op.call(x, log_scale, grad_y, grad_log_det);
+}
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> lu_matmul_backward(
+    const at::Tensor& x, const at::Tensor& lower, const at::Tensor& upper,
+    const at::Tensor& log_diagonal, const at::Tensor& diagonal_sign, const at::Tensor& permutation,
+    const at::Tensor& grad_y, const at::Tensor& grad_log_det) {
+  static const auto op = Find<decltype(lu_matmul_backward)>("bflow::lu_matmul_backward");
+  return op.call(x, lower, upper, log_diagonal, diagonal_sign, permutation, grad_y, grad_log_det);
+}
+
+std::tuple<at::Tensor, std::vector<at::Tensor>> affine_coupling_backward(
+    const at::Tensor& x, at::TensorList scale_net, at::TensorList shift_net, bool inverse,
+    const at::Tensor& grad_y, const at::Tensor& grad_log_det) {
+  static const auto op =
+      Find<decltype(affine_coupling_backward)>("bflow::affine_coupling_backward");
+  return op.call(x, scale_net, shift_net, inverse, grad_y, grad_log_det);
+}
+
+}  // namespace bflow
