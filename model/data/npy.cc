@@ -1,13 +1,13 @@
 #include "model/data/npy.h"
 
+#include <algorithm>
+#include <charconv>
 #include <cmath>
 #include <cstring>
 #include <optional>
-#include <utility>
+#include <system_error>
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
 #include "base/checked_math.h"
 #include "base/file.h"
 #include "base/status.h"
@@ -15,94 +15,93 @@
 namespace bflow {
 namespace {
 
-constexpr std::string_view kMagic("\x93NUMPY", 6);
-constexpr int64_t kMaxFileBytes = int64_t{2} << 30;
-constexpr size_t kMaxHeaderBytes = 64 << 10;
+static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "values are copied as they lie");
 
-absl::Status Bad(const std::string& what) {
-  return absl::InvalidArgumentError(absl::StrCat("npy: ", what));
+constexpr int64_t kMaxBytes = int64_t{2} << 30;
+constexpr size_t kMaxHeaderBytes = 65536;
+constexpr size_t kMaxDimensions = 4;
+constexpr float kMaxExactInteger = 16777216.0f;  // 2^24
+
+absl::Status HeaderError(const char* what) {
+  return absl::InvalidArgumentError(absl::StrCat("npy header: ", what));
 }
 
 struct Header {
   std::string descr;
-  bool fortran_order = false;
   std::vector<int64_t> shape;
 };
 
-// The header is the text of a Python dict with exactly the keys descr, fortran_order and shape.
+// The Python literal {'descr': '<f4', 'fortran_order': False, 'shape': (2, 3), }.
 class HeaderParser {
  public:
   explicit HeaderParser(std::string_view text) : text_(text) {}
 
   absl::StatusOr<Header> Parse() {
-    int seen = 0;
-    if (!Take('{')) return Bad("header is not a dict");
+    bool has_descr = false, has_order = false, has_shape = false;
+    if (!Take('{')) return HeaderError("expected a dictionary");
     while (!Take('}')) {
-      std::optional<std::string> key = Quoted();
-      if (!key || !Take(':')) return Bad("header is not a dict of quoted keys");
-      if (*key == "descr") {
-        std::optional<std::string> descr = Quoted();
-        if (!descr) return Bad("descr: takes a simple dtype");
-        header_.descr = *descr;
-        seen |= 1;
-      } else if (*key == "fortran_order") {
-        if (TakeWord("True")) {
-          header_.fortran_order = true;
-        } else if (!TakeWord("False")) {
-          return Bad("fortran_order: takes True or False");
-        }
-        seen |= 2;
-      } else if (*key == "shape") {
-        if (!Shape()) return Bad("shape: takes a tuple of up to 8 sizes");
-        seen |= 4;
-      } else {
-        return Bad("header has an unknown key");
+      std::string key;
+      if (!TakeString(&key) || !Take(':')) return HeaderError("expected 'key': value");
+      bool* seen = key == "descr"           ? &has_descr
+                   : key == "fortran_order" ? &has_order
+                   : key == "shape"         ? &has_shape
+                                            : nullptr;
+      if (seen == nullptr) return HeaderError("unknown key");
+      if (*seen) return HeaderError("a key stands twice");
+      *seen = true;
+      if (seen == &has_descr && !TakeString(&header_.descr)) {
+        return HeaderError("descr: expected a string (structured types are not supported)");
       }
-      Take(',');
+      if (seen == &has_order && !TakeWord("False")) {
+        return HeaderError("fortran_order: must be False (save np.ascontiguousarray(a))");
+      }
+      if (seen == &has_shape && !TakeShape()) {
+        return HeaderError("shape: expected a tuple of at most 4 sizes");
+      }
+      if (!Take(',') && Peek() != '}') return HeaderError("expected ',' or '}'");
     }
-    if (seen != 7) return Bad("header needs descr, fortran_order and shape");
-    return std::move(header_);
+    if (Peek() != '\0') return HeaderError("text after the dictionary");
+    if (!has_descr || !has_order || !has_shape) {
+      return HeaderError("descr, fortran_order and shape must be there");
+    }
+    return header_;
   }
 
  private:
-  void SkipSpace() {
+  char Peek() {
     while (!text_.empty() && (text_[0] == ' ' || text_[0] == '\n')) text_.remove_prefix(1);
+    return text_.empty() ? '\0' : text_[0];
   }
   bool Take(char c) {
-    SkipSpace();
-    if (text_.empty() || text_[0] != c) return false;
+    if (Peek() != c) return false;
     text_.remove_prefix(1);
     return true;
   }
   bool TakeWord(std::string_view word) {
-    SkipSpace();
-    if (text_.substr(0, word.size()) != word) return false;
+    Peek();
+    if (!text_.starts_with(word)) return false;
     text_.remove_prefix(word.size());
     return true;
   }
-  std::optional<std::string> Quoted() {
-    SkipSpace();
-    if (text_.empty() || (text_[0] != '\'' && text_[0] != '"')) return std::nullopt;
-    const size_t end = text_.find(text_[0], 1);
-    if (end == std::string_view::npos) return std::nullopt;
-    std::string inside(text_.substr(1, end - 1));
+  bool TakeString(std::string* value) {
+    const char quote = Peek();
+    if (quote != '\'' && quote != '"') return false;
+    const size_t end = text_.find(quote, 1);
+    if (end == std::string_view::npos) return false;
+    *value = std::string(text_.substr(1, end - 1));
     text_.remove_prefix(end + 1);
-    return inside;
+    return true;
   }
-  bool Shape() {
+  bool TakeShape() {
     if (!Take('(')) return false;
     while (!Take(')')) {
-      SkipSpace();
-      const size_t end = text_.find_first_not_of("0123456789");
-      int64_t size;
-      if (end == std::string_view::npos ||
-          !absl::SimpleAtoi(absl::string_view(text_.data(), end), &size) ||
-          header_.shape.size() == 8) {
-        return false;
-      }
-      text_.remove_prefix(end);
+      int64_t size = 0;
+      Peek();
+      auto [end, error] = std::from_chars(text_.data(), text_.data() + text_.size(), size);
+      if (error != std::errc() || size < 0 || header_.shape.size() == kMaxDimensions) return false;
+      text_.remove_prefix(static_cast<size_t>(end - text_.data()));
       header_.shape.push_back(size);
-      Take(',');
+      if (!Take(',') && Peek() != ')') return false;
     }
     return true;
   }
@@ -111,90 +110,152 @@ class HeaderParser {
   Header header_;
 };
 
-// Widens `n` values of T from unaligned bytes.
-template <typename T>
-std::vector<float> Values(std::string_view data, int64_t n) {
-  std::vector<float> values(static_cast<size_t>(n));
-  for (size_t i = 0; i < values.size(); ++i) {
-    T value;
-    std::memcpy(&value, data.data() + i * sizeof(T), sizeof(T));
-    values[i] = static_cast<float>(value);
-  }
-  return values;
+// Size in bytes of a supported dtype, 0 if it is not supported.
+int64_t ItemBytes(const std::string& descr) {
+  if (descr == "|u1" || descr == "<u1" || descr == "|i1" || descr == "<i1") return 1;
+  if (descr == "<i2") return 2;
+  if (descr == "<i4" || descr == "<f4") return 4;
+  return descr == "<f8" ? 8 : 0;
 }
 
-struct DType {
-  const char* descr;
-  int64_t size;
-  bool is_integer;
-  std::vector<float> (*values)(std::string_view, int64_t);
-};
-
-constexpr DType kDTypes[] = {
-    {"|u1", 1, true, Values<uint8_t>}, {"|i1", 1, true, Values<int8_t>},
-    {"<i2", 2, true, Values<int16_t>}, {"<i4", 4, true, Values<int32_t>},
-    {"<f4", 4, false, Values<float>},  {"<f8", 8, false, Values<double>},
-};
-
 template <typename T>
-std::string Serialize(const char* descr, std::span<const int64_t> shape,
-                      std::span<const T> values) {
-  std::string header =
-      absl::StrCat("{'descr': '", descr, "', 'fortran_order': False, 'shape': (",
-                   absl::StrJoin(shape, ", "), shape.size() == 1 ? ",)" : ")", ", }");
-  // The data begin at a multiple of 64 bytes; the header ends in a newline.
-  header.append(63 - (kMagic.size() + 4 + header.size()) % 64, ' ').append("\n");
-  std::string bytes(kMagic);
-  bytes.append(
-      {1, 0, static_cast<char>(header.size() & 0xff), static_cast<char>(header.size() >> 8)});
-  bytes.append(header);
-  bytes.append(reinterpret_cast<const char*>(values.data()), values.size_bytes());
-  return bytes;
+void Widen(std::string_view data, std::vector<float>* values) {
+  for (size_t i = 0; i < values->size(); ++i) {
+    T value;
+    std::memcpy(&value, data.data() + i * sizeof(T), sizeof(T));
+    (*values)[i] = static_cast<float>(value);
+  }
+}
+
+std::string HeaderText(NpyType type, const std::vector<int64_t>& shape) {
+  std::string text = absl::StrCat("{'descr': '", type == NpyType::kInt16 ? "<i2" : "<f4",
+                                  "', 'fortran_order': False, 'shape': (");
+  for (int64_t size : shape) absl::StrAppend(&text, size, ", ");
+  absl::StrAppend(&text, "), }");
+  // Magic, version, length and text fill whole blocks of 64 bytes; the text ends with a newline.
+  text.append(63 - (10 + text.size()) % 64, ' ');
+  text += '\n';
+  return text;
 }
 
 }  // namespace
 
 absl::StatusOr<NpyArray> ParseNpy(std::string_view bytes) {
-  if (bytes.substr(0, kMagic.size()) != kMagic || bytes.size() < 12) return Bad("not an npy file");
-  const int version = bytes[6];
-  if (version != 1 && version != 2) return Bad("format version: takes 1 or 2");
-  const size_t start = version == 1 ? 10 : 12;
-  size_t length = 0;
-  for (size_t i = start; i-- > 8;) length = length << 8 | static_cast<unsigned char>(bytes[i]);
-  if (length > kMaxHeaderBytes || start + length > bytes.size()) return Bad("header is cut off");
-  BFLOW_ASSIGN_OR_RETURN(Header header, HeaderParser(bytes.substr(start, length)).Parse());
-  if (header.fortran_order) return Bad("fortran_order: takes False");
-  const std::string_view data = bytes.substr(start + length);
-  const std::optional<int64_t> count = CheckedProduct(header.shape);
-  for (const DType& dtype : kDTypes) {
-    if (header.descr != dtype.descr) continue;
-    const std::optional<int64_t> size = count ? CheckedMultiply(*count, dtype.size) : std::nullopt;
-    if (!size || *size != static_cast<int64_t>(data.size())) {
-      return Bad(absl::StrCat("shape and dtype do not fit the ", data.size(), " bytes of data"));
-    }
-    NpyArray array{std::move(header.shape), dtype.is_integer, dtype.values(data, *count)};
-    for (float value : array.values) {
-      if (dtype.is_integer && std::abs(value) > 0x1p24f) return Bad("an integer beyond 2^24");
-    }
-    return array;
+  if (bytes.size() < 12 || !bytes.starts_with("\x93NUMPY")) {
+    return absl::InvalidArgumentError("npy: the file does not begin as a .npy file");
   }
-  return Bad("descr: takes u1, i1, i2, i4, f4 or f8, little-endian");
+  const int version = static_cast<unsigned char>(bytes[6]);
+  if ((version != 1 && version != 2) || bytes[7] != 0) {
+    return absl::InvalidArgumentError("npy: only versions 1.0 and 2.0 are supported");
+  }
+  const size_t length_bytes = version == 1 ? 2 : 4;
+  size_t length = 0;
+  for (size_t i = 0; i < length_bytes; ++i) {
+    length |= static_cast<size_t>(static_cast<unsigned char>(bytes[8 + i])) << (8 * i);
+  }
+  const size_t start = 8 + length_bytes;
+  if (length > kMaxHeaderBytes || length > bytes.size() - start) {
+    return HeaderError("longer than the file or than 65536 bytes");
+  }
+  BFLOW_ASSIGN_OR_RETURN(Header header, HeaderParser(bytes.substr(start, length)).Parse());
+  const int64_t item = ItemBytes(header.descr);
+  if (item == 0) return HeaderError("descr: expected u1, i1, <i2, <i4, <f4 or <f8");
+  const std::optional<int64_t> count = CheckedProduct(header.shape);
+  if (!count.has_value() || *count > kMaxBytes / item) {
+    return absl::ResourceExhaustedError("npy header: shape: more than 2 GiB");
+  }
+  const std::string_view data = bytes.substr(start + length);
+  if (static_cast<int64_t>(data.size()) != *count * item) {
+    return absl::DataLossError(absl::StrCat("npy: ", data.size(), " bytes of data, shape and dtype",
+                                            " say ", *count * item));
+  }
+  NpyArray array;
+  array.shape = header.shape;
+  array.is_integer = header.descr[1] != 'f';
+  array.values.resize(static_cast<size_t>(*count));
+  const std::string dtype = header.descr.substr(1);
+  if (dtype == "u1") Widen<uint8_t>(data, &array.values);
+  if (dtype == "i1") Widen<int8_t>(data, &array.values);
+  if (dtype == "i2") Widen<int16_t>(data, &array.values);
+  if (dtype == "i4") Widen<int32_t>(data, &array.values);
+  if (dtype == "f4") Widen<float>(data, &array.values);
+  if (dtype == "f8") Widen<double>(data, &array.values);
+  if (dtype == "i4" && std::any_of(array.values.begin(), array.values.end(),
+                                   [](float v) { return std::abs(v) > kMaxExactInteger; })) {
+    return absl::InvalidArgumentError("npy: an integer beyond 2^24 is no converter code");
+  }
+  return array;
 }
 
 absl::StatusOr<NpyArray> ReadNpy(const std::string& path) {
-  BFLOW_ASSIGN_OR_RETURN(std::string bytes, ReadUserFile(path, kMaxFileBytes));
+  BFLOW_ASSIGN_OR_RETURN(std::string bytes, ReadUserFile(path, kMaxBytes));
   absl::StatusOr<NpyArray> array = ParseNpy(bytes);
   if (array.ok()) return array;
   return absl::Status(array.status().code(),
                       absl::StrCat(std::string(BaseName(path)), ": ", array.status().message()));
 }
 
-std::string SerializeNpy(std::span<const int64_t> shape, std::span<const float> values) {
-  return Serialize("<f4", shape, values);
+absl::StatusOr<NpyWindows> WindowsOfNpy(const NpyArray& array, int64_t window, int64_t channels,
+                                        int64_t hop) {
+  const std::vector<int64_t>& shape = array.shape;
+  if (window <= 0 || channels <= 0 || hop <= 0) {
+    return absl::InvalidArgumentError("window, channels and hop must be above 0");
+  }
+  NpyWindows windows;
+  windows.is_integer = array.is_integer;
+  if (shape.size() == 3 && shape[1] == window && shape[2] == channels) {
+    windows.count = shape[0];
+    windows.values = array.values;
+    for (int64_t n = 0; n < shape[0]; ++n) windows.start_frame.push_back(n * window);
+    return windows;
+  }
+  if (shape.size() != 2 || shape[1] != channels) {
+    return absl::InvalidArgumentError(absl::StrCat("shape: expected [N, ", window, ", ", channels,
+                                                   "] or [T, ", channels, "], got ", shape.size(),
+                                                   " dimensions of other sizes"));
+  }
+  if (shape[0] < window) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("shape: ", shape[0], " frames, a window has ", window));
+  }
+  for (int64_t begin = 0; begin <= shape[0] - window; begin += std::min(hop, shape[0])) {
+    const auto first = array.values.begin() + begin * channels;
+    const auto last = first + window * channels;
+    if (std::any_of(first, last, [](float v) { return std::isnan(v); })) continue;
+    windows.values.insert(windows.values.end(), first, last);
+    windows.start_frame.push_back(begin);
+    ++windows.count;
+  }
+  return windows;
 }
 
-std::string SerializeNpy(std::span<const int64_t> shape, std::span<const int16_t> values) {
-  return Serialize("<i2", shape, values);
+absl::Status WriteNpy(const std::string& path, const std::vector<int64_t>& shape,
+                      const std::vector<float>& values, NpyType type) {
+  const std::optional<int64_t> count = CheckedProduct(shape);
+  if (count != static_cast<int64_t>(values.size())) {
+    return absl::InvalidArgumentError("shape: its product is not the number of values");
+  }
+  const std::string header = HeaderText(type, shape);
+  std::string bytes("\x93NUMPY\x01\x00", 8);
+  bytes += static_cast<char>(header.size() & 0xFF);
+  bytes += static_cast<char>(header.size() >> 8);
+  bytes += header;
+  const size_t start = bytes.size();
+  if (type == NpyType::kFloat32) {
+    bytes.resize(start + values.size() * sizeof(float));
+    if (!values.empty()) std::memcpy(&bytes[start], values.data(), values.size() * sizeof(float));
+    return WriteFileAtomically(path, bytes);
+  }
+  bytes.resize(start + values.size() * sizeof(int16_t));
+  for (size_t i = 0; i < values.size(); ++i) {
+    const float rounded = std::nearbyint(values[i]);
+    if (!(rounded >= -32768.0f && rounded <= 32767.0f)) {
+      return absl::InvalidArgumentError("values: one does not fit int16");
+    }
+    const auto code = static_cast<int16_t>(rounded);
+    std::memcpy(&bytes[start + i * sizeof(code)], &code, sizeof(code));
+  }
+  return WriteFileAtomically(path, bytes);
 }
 
 }  // namespace bflow

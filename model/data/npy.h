@@ -1,31 +1,48 @@
-// NumPy's .npy files (numpy.lib.format, versions 1.0 and 2.0): little-endian C-order arrays.
+// Reader and writer of NumPy's .npy files, versions 1 and 2: little-endian, C order, one array.
 #ifndef BFLOW_MODEL_DATA_NPY_H_
 #define BFLOW_MODEL_DATA_NPY_H_
 
 #include <cstdint>
-#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 
 namespace bflow {
 
 struct NpyArray {
   std::vector<int64_t> shape;
-  bool is_integer = false;    // codes; else real values
+  bool is_integer = false;    // integers are converter codes, floats are NONE
   std::vector<float> values;  // row-major
 };
 
-// dtypes u1, i1, i2, i4 (within float's exact integers), f4, f8. Errors: InvalidArgument naming the
-// part of the header, never a value.
+// dtypes u1, i1, i2, i4, f4, f8; at most 4 dimensions and 2 GiB. Integers beyond 2^24 in size,
+// which a float cannot hold, are an error. Errors: InvalidArgument naming the header field,
+// DataLoss (short or too long), ResourceExhausted.
 absl::StatusOr<NpyArray> ParseNpy(std::string_view bytes);
 absl::StatusOr<NpyArray> ReadNpy(const std::string& path);
 
-// The bytes of a version 1.0 file. product(shape) = values.size().
-std::string SerializeNpy(std::span<const int64_t> shape, std::span<const float> values);
-std::string SerializeNpy(std::span<const int64_t> shape, std::span<const int16_t> values);
+// Windows [N, T, C] of an array [N, T, C] or [T', C]; the latter is cut every `hop` frames.
+struct NpyWindows {
+  int64_t count = 0;
+  bool is_integer = false;
+  std::vector<float> values;         // [count, window, channels]
+  std::vector<int64_t> start_frame;  // of each window: n T for [N, T, C]
+};
+
+// A window of an [T', C] array with a NaN is left out. Errors: InvalidArgument (dimensions, fewer
+// frames than one window).
+absl::StatusOr<NpyWindows> WindowsOfNpy(const NpyArray& array, int64_t window, int64_t channels,
+                                        int64_t hop);
+
+enum class NpyType { kInt16, kFloat32 };
+
+// Writes `values` atomically; kInt16 rounds to nearest. Errors: InvalidArgument (size against
+// shape, a value outside int16), those of WriteFileAtomically.
+absl::Status WriteNpy(const std::string& path, const std::vector<int64_t>& shape,
+                      const std::vector<float>& values, NpyType type);
 
 }  // namespace bflow
 

@@ -1,6 +1,9 @@
-// Reader of WFDB records (PhysioNet; formats of header(5) and signal(5) of the WFDB manual): signal
-// formats 16, 80 and 212, single- and multi-segment records of fixed or variable layout with gaps,
-// several samples per frame (averaged), skew, byte offsets.
+// Reader of WFDB records (PhysioNet): header(5), signal(5). Single-segment and multi-segment
+// records (fixed and variable layout, gaps) with signal files of formats 16, 80 and 212; several
+// samples per frame, skew and byte offsets. Codes equal those of the Python package `wfdb` with its
+// defaults: several samples of a frame become the quotient of their sum by their number, cut
+// towards 0, an invalid sample taking part with its code; a code equal to the format's invalid code
+// is NaN.
 #ifndef BFLOW_MODEL_DATA_WFDB_H_
 #define BFLOW_MODEL_DATA_WFDB_H_
 
@@ -11,11 +14,12 @@
 
 namespace bflow {
 
-// `path` names the record, with or without ".hea". Samples that the format marks as invalid are
-// NaN; with several samples per frame a frame is their average, NaN if one of them is invalid. A
-// wrong checksum, a short file or parts that contradict each other are errors. Errors: NotFound,
-// InvalidArgument (header), Unimplemented (signal format), DataLoss (signal file); the text names
-// the header file and line.
+// `path`: the header file, with or without ".hea". Signal files and segments named by a header must
+// lie in the same folder. A checksum that does not fit is an error; initial value and checksum both
+// 0 mean that the writer did not know them. Errors name record, header line and segment: NotFound
+// (a file), InvalidArgument (header syntax), Unimplemented (a format), DataLoss (short or
+// inconsistent files), ResourceExhausted (256 signals, 100,000 segments, 2 GiB a file, 2^31 codes a
+// record).
 absl::StatusOr<WaveformRecord> ReadWfdbRecord(const std::string& path);
 
 }  // namespace bflow

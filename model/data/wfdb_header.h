@@ -1,4 +1,4 @@
-// The text of a WFDB header file (header(5)), parsed and checked; no signal file is touched.
+// A WFDB header file as data, before any signal file is opened: header(5).
 #ifndef BFLOW_MODEL_DATA_WFDB_HEADER_H_
 #define BFLOW_MODEL_DATA_WFDB_HEADER_H_
 
@@ -12,18 +12,22 @@
 
 namespace bflow {
 
+inline constexpr int64_t kWfdbMaxSignals = 256;
+inline constexpr int64_t kWfdbMaxSegments = 100'000;
+
 struct WfdbSignalLine {
-  int line = 0;      // in the header file, from 1
-  std::string file;  // "~": a layout segment
+  int line = 0;  // 1-based, in the header file
+  std::string file;
   int format = 0;
-  int samples_per_frame = 1;
-  int64_t skew = 0;  // frames
-  int64_t byte_offset = 0;
-  double gain = 200;    // codes per unit
-  double baseline = 0;  // code of 0
+  int64_t samples_per_frame = 1;
+  int64_t skew = 0;                    // frames by which the signal lags in the file
+  std::optional<int64_t> byte_offset;  // of the first sample of the file
+  double gain = 200;
+  double baseline = 0;
   std::string unit = "mV";
-  int resolution_bits = 0;  // 0: the header does not say
+  int resolution_bits = 12;
   int64_t adc_zero = 0;
+  std::optional<int64_t> initial_value;
   std::optional<int64_t> checksum;
   std::string name;
 };
@@ -35,17 +39,22 @@ struct WfdbSegmentLine {
 };
 
 struct WfdbHeader {
-  std::string name;
+  std::string file_name;  // "100.hea", for messages
+  int record_line = 1;
+  int64_t signal_count = 0;
   double frames_per_second = 250;
-  std::optional<int64_t> frames;
-  std::optional<std::string> start_time;  // as WaveformRecord::start_time
-  std::vector<WfdbSignalLine> signals;    // single-segment
-  std::vector<WfdbSegmentLine> segments;  // multi-segment
-  bool is_multi_segment = false;
+  std::optional<int64_t> frames;          // absent or 0 in the file: unknown
+  std::optional<std::string> start_time;  // as in WaveformRecord
+  std::vector<WfdbSignalLine> signals;    // of a single-segment record
+  std::vector<WfdbSegmentLine> segments;  // of a multi-segment record
+  bool multi_segment = false;
 };
 
-// `file` is the header's name for error texts. Errors: InvalidArgument "FILE line N: ...".
-absl::StatusOr<WfdbHeader> ParseWfdbHeader(std::string_view text, const std::string& file);
+// "FILE line N: ".
+std::string WfdbPlace(const WfdbHeader& header, int line);
+
+// Errors: InvalidArgument naming file and line; ResourceExhausted (too many signals or segments).
+absl::StatusOr<WfdbHeader> ParseWfdbHeader(const std::string& file_name, std::string_view text);
 
 }  // namespace bflow
 

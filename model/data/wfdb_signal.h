@@ -1,25 +1,38 @@
-// Signal files of WFDB (signal(5)): bytes to samples, frames and averages.
+// Decoder of WFDB signal files: signal(5), formats 16, 80 and 212.
 #ifndef BFLOW_MODEL_DATA_WFDB_SIGNAL_H_
 #define BFLOW_MODEL_DATA_WFDB_SIGNAL_H_
 
 #include <cstdint>
-#include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "model/data/waveform.h"
 #include "model/data/wfdb_header.h"
 
 namespace bflow {
 
-// The signals of a single-segment header, in its order. `folder` holds the signal files;
-// `header_file` is for error texts. `frames` receives the length, from the file's size where the
-// header does not say.
-absl::StatusOr<std::vector<WaveformSignal>> ReadWfdbSignals(const WfdbHeader& header,
-                                                            const std::string& folder,
-                                                            const std::string& header_file,
-                                                            int64_t* frames);
+// The code that marks an invalid sample (-32768, -128, -2048). `format` must be supported.
+bool IsSupportedWfdbFormat(int format);
+int WfdbInvalidCode(int format);
+// Bits of a sample in the file, also the resolution of a header that names none.
+int WfdbFormatBits(int format);
+
+// One signal of a signal file, one code per frame.
+struct DecodedWfdbSignal {
+  std::vector<float> codes;  // NaN where invalid
+  int64_t sum = 0;           // of all samples as stored, what the checksum is made of
+  int64_t first = 0;         // first sample as stored
+};
+
+// Frames that `bytes` holds after `offset`, for frames of `samples_per_frame` samples.
+int64_t WfdbFramesInFile(int format, int64_t bytes, int64_t offset, int64_t samples_per_frame);
+
+// `bytes`: the whole file; `signals`: the lines of all its signals in order, of one format. The
+// caller has checked that `frames` frames lie in the file after `offset`.
+std::vector<DecodedWfdbSignal> DecodeWfdbFile(std::string_view bytes, int64_t offset,
+                                              const std::vector<const WfdbSignalLine*>& signals,
+                                              int64_t frames);
 
 }  // namespace bflow
 

@@ -1,0 +1,51 @@
+#include "model/data/scaling.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "base/philox.h"
+
+namespace bflow {
+
+void ScaleWindow(const std::vector<ChannelSpec>& channels, std::span<const float> codes,
+                 CodeNoise noise, uint64_t seed, uint64_t row, uint32_t draw, std::span<float> x) {
+  std::vector<float> uniform;
+  if (noise == CodeNoise::kUniform) {
+    uniform.resize(x.size());
+    FillUniform(seed, row, draw, static_cast<int64_t>(x.size()), uniform.data());
+  }
+  const double fixed = noise == CodeNoise::kCenter ? 0.5 : 0.0;
+  for (size_t d = 0; d < x.size(); ++d) {
+    const ChannelSpec& channel = channels[d % channels.size()];
+    const double u = uniform.empty() ? fixed : uniform[d];
+    const double v = codes[d] + channel.step * u;
+    x[d] = static_cast<float>(2 * (v - channel.lo) / (channel.hi - channel.lo) - 1);
+  }
+}
+
+void CodesFromScaled(const std::vector<ChannelSpec>& channels, std::span<const float> x,
+                     std::span<float> codes) {
+  for (size_t d = 0; d < x.size(); ++d) {
+    const ChannelSpec& channel = channels[d % channels.size()];
+    const double above_lo = (static_cast<double>(x[d]) + 1) / 2 * (channel.hi - channel.lo);
+    const double v = channel.lo + channel.step * std::floor(above_lo / channel.step);
+    codes[d] = static_cast<float>(std::clamp(v, channel.input_min, channel.input_max));
+  }
+}
+
+CodeRange FindCodeRange(std::span<const float> codes) {
+  std::vector<float> sorted;
+  std::copy_if(codes.begin(), codes.end(), std::back_inserter(sorted),
+               [](float v) { return !std::isnan(v); });
+  std::sort(sorted.begin(), sorted.end());
+  sorted.erase(std::unique(sorted.begin(), sorted.end()), sorted.end());
+  if (sorted.empty()) return {};
+  CodeRange range{sorted.front(), sorted.back(), 0};
+  for (size_t i = 1; i < sorted.size(); ++i) {
+    const double step = static_cast<double>(sorted[i]) - sorted[i - 1];
+    if (range.step == 0 || step < range.step) range.step = step;
+  }
+  return range;
+}
+
+}  // namespace bflow
