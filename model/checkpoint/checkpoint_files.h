@@ -6,9 +6,11 @@
 #include <cstdint>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "model/checkpoint/calibration.h"
 #include "model/checkpoint/flow_spec.h"
 #include "model/checkpoint/repository.h"
+#include "model/checkpoint/safetensors.h"
 
 namespace bflow {
 
@@ -22,6 +24,9 @@ inline constexpr int64_t kMaxManifestBytes = int64_t{1} << 20;
 inline constexpr int64_t kMaxCalibrationBytes = int64_t{4} << 20;
 inline constexpr int64_t kMaxSelfTestBytes = int64_t{64} << 20;
 inline constexpr int64_t kMaxSelfTestRows = 256;
+
+// The flow_spec in the metadata of a model file, whose format is checked. Errors: DataLoss.
+absl::StatusOr<FlowSpec> ReadSpec(const SafetensorsFile& tensors);
 
 // Feature count and noise convention follow from the spec. Errors: InvalidArgument naming the
 // field.

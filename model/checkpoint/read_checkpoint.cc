@@ -65,28 +65,6 @@ absl::StatusOr<Listed> CheckListed(const Manifest& manifest, const CheckpointLim
   return listed;
 }
 
-absl::StatusOr<FlowSpec> ReadSpec(const SafetensorsFile& tensors) {
-  const auto& metadata = tensors.metadata();
-  for (const auto& [key, value] : metadata) {
-    if (key != "format" && key != "flow_spec" && key != "producer") {
-      return absl::DataLossError(
-          absl::StrCat(kModelFile, ": __metadata__: a key besides format, flow_spec, producer"));
-    }
-  }
-  for (const char* key : {"format", "flow_spec", "producer"}) {
-    if (!metadata.contains(key)) {
-      return absl::DataLossError(absl::StrCat(kModelFile, ": __metadata__.", key, ": missing"));
-    }
-  }
-  if (metadata.at("format") != kModelFormat) {
-    return absl::DataLossError(
-        absl::StrCat(kModelFile, ": __metadata__.format: expected ", kModelFormat));
-  }
-  auto spec = ParseFlowSpec(metadata.at("flow_spec"));
-  if (!spec.ok()) return Corrupt(absl::StrCat(kModelFile, ": flow_spec"), spec.status());
-  return spec;
-}
-
 // A float tensor of the self-test with `rows` as its first dimension.
 absl::Status CheckSelfTestTensor(const SafetensorsFile& file, const char* name, DType dtype,
                                  const std::vector<int64_t>& shape) {
@@ -153,6 +131,28 @@ absl::StatusOr<Calibration> ReadCalibration(const std::string& folder, const Man
 }
 
 }  // namespace
+
+absl::StatusOr<FlowSpec> ReadSpec(const SafetensorsFile& tensors) {
+  const auto& metadata = tensors.metadata();
+  for (const auto& [key, value] : metadata) {
+    if (key != "format" && key != "flow_spec" && key != "producer") {
+      return absl::DataLossError(
+          absl::StrCat(kModelFile, ": __metadata__: a key besides format, flow_spec, producer"));
+    }
+  }
+  for (const char* key : {"format", "flow_spec", "producer"}) {
+    if (!metadata.contains(key)) {
+      return absl::DataLossError(absl::StrCat(kModelFile, ": __metadata__.", key, ": missing"));
+    }
+  }
+  if (metadata.at("format") != kModelFormat) {
+    return absl::DataLossError(
+        absl::StrCat(kModelFile, ": __metadata__.format: expected ", kModelFormat));
+  }
+  auto spec = ParseFlowSpec(metadata.at("flow_spec"));
+  if (!spec.ok()) return Corrupt(absl::StrCat(kModelFile, ": flow_spec"), spec.status());
+  return spec;
+}
 
 absl::Status CheckCalibrationAgainst(const FlowSpec& spec, const Calibration& calibration) {
   // Per level a latent norm, per coupling a log-determinant, per channel of codes step, flat run,

@@ -1,0 +1,207 @@
+#include "model/checkpoint/flow_spec.h"
+
+#include <cmath>
+#include <functional>
+
+#include "base/json.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/model/checkpoint/small_checkpoint.h"
+
+namespace bflow {
+namespace {
+
+using testing::ElementsAre;
+using testing::HasSubstr;
+
+FlowSpec MimicSpec() {
+  FlowSpec spec = SmallSpec();
+  spec.event_shape = {1024, 2};
+  spec.levels.clear();
+  for (int l = 0; l < 2; ++l) {
+    ButterflySpec butterfly;
+    butterfly.factors = 10 - l;
+    LevelSpec level;
+    level.blocks.assign(2, {ActNormSpec{}, LuMatmulSpec{}, butterfly, AffineCouplingSpec{}});
+    level.split = l == 0;
+    spec.levels.push_back(level);
+  }
+  return spec;
+}
+
+TEST(FlowSpecTest, TheMimicConfigHasTheParametersOfThePaper) {
+  const FlowSpec spec = MimicSpec();
+  ASSERT_TRUE(ValidateFlowSpec(spec).ok()) << ValidateFlowSpec(spec);
+  EXPECT_EQ(ShapeAtLevel(spec, 0).size(), 2048);
+  EXPECT_EQ(ShapeAtLevel(spec, 1).size(), 1024);
+  EXPECT_EQ(ShapeAtLevel(spec, 1).channels, 4);
+  int64_t trained = 0, butterfly = 0;
+  for (const TensorSpec& tensor : ExpectedTensors(spec)) {
+    if (tensor.is_index || tensor.name.ends_with("diagonal_sign")) continue;
+    int64_t count = 1;
+    for (int64_t d : tensor.shape) count *= d;
+    trained += count;
+    if (tensor.name.find("factors") != std::string::npos) butterfly += count;
+  }
+  EXPECT_EQ(trained, 15280);
+  EXPECT_EQ(butterfly, 12272);
+  const double offset = 1024 * 2 * std::log((127.0 + 98.0) / 2);
+  EXPECT_NEAR(spec.code_unit_offset_nats(), offset, 1e-9);
+}
+
+TEST(FlowSpecTest, JsonRoundTrip) {
+  for (const FlowSpec& spec : {SmallSpec(), MimicSpec()}) {
+    const std::string json = FlowSpecToJson(spec);
+    auto parsed = ParseFlowSpec(json);
+    ASSERT_TRUE(parsed.ok()) << parsed.status();
+    EXPECT_EQ(FlowSpecToJson(*parsed), json);
+    ASSERT_EQ(ExpectedTensors(*parsed).size(), ExpectedTensors(spec).size());
+    EXPECT_EQ(parsed->channels[1].name, "ABP");
+    EXPECT_EQ(parsed->channels[1].gain, 81.5);
+  }
+}
+
+TEST(FlowSpecTest, DefaultsAreTheDocumentedOnes) {
+  auto spec = ParseFlowSpec(R"({"format":1,"architecture":"waveform","event_shape":[16,2],
+    "sampling_rate_hz":125,"channels":[{"name":"a","input_min":-1,"input_max":1,"lo":-1,"hi":1},
+    {"name":"b","input_min":-1,"input_max":1,"lo":-1,"hi":1}],"dequantisation":"none",
+    "levels":[{"blocks":[[{"kind":"butterfly","factors":2},{"kind":"affine_coupling"}]]}]})");
+  ASSERT_TRUE(spec.ok()) << spec.status();
+  EXPECT_EQ(spec->sensitivity, Sensitivity::kPatient);
+  EXPECT_TRUE(spec->allow_sampling);
+  EXPECT_EQ(spec->levels[0].squeeze, 2);
+  EXPECT_FALSE(spec->levels[0].split);
+  const auto& butterfly = std::get<ButterflySpec>(spec->levels[0].blocks[0][0]);
+  EXPECT_TRUE(butterfly.shared);
+  EXPECT_EQ(butterfly.order, ButterflyOrder::kWidestFirst);
+  EXPECT_FALSE(butterfly.bi_direction);
+  EXPECT_EQ(std::get<AffineCouplingSpec>(spec->levels[0].blocks[0][1]).hidden, 16);
+  EXPECT_EQ(spec->code_unit_offset_nats(), 0);
+}
+
+std::vector<std::vector<int64_t>> Sizes(const std::vector<std::vector<ButterflyPart>>& rounds) {
+  std::vector<std::vector<int64_t>> sizes;
+  for (const auto& round : rounds) {
+    sizes.emplace_back();
+    for (const ButterflyPart& part : round) sizes.back().push_back(part.size);
+  }
+  return sizes;
+}
+
+// The round and level tables of the golden cases butterfly_layer_* and butterfly_partition_d30_*.
+TEST(FlowSpecTest, ButterflyRoundsFollowTheReference) {
+  ButterflySpec b;
+  b.factors = 3;
+  EXPECT_THAT(ButterflyRounds(b, 24)[0][0].levels, ElementsAre(0, 1, 2));
+  b.order = ButterflyOrder::kNarrowestFirst;
+  EXPECT_THAT(ButterflyRounds(b, 24)[0][0].levels, ElementsAre(2, 1, 0));
+  b.bi_direction = true;
+  EXPECT_THAT(ButterflyRounds(b, 24)[0][0].levels, ElementsAre(0, 1, 2, 2, 1, 0));
+  b.order = ButterflyOrder::kWidestFirst;
+  EXPECT_THAT(ButterflyRounds(b, 24)[0][0].levels, ElementsAre(0, 1, 2, 2, 1, 0));
+
+  ButterflySpec p;
+  p.partitions = {16, 8, 4, 2};
+  p.partition_factors = {4, 3, 2, 1};
+  p.order = ButterflyOrder::kNarrowestFirst;
+  EXPECT_THAT(Sizes(ButterflyRounds(p, 30)), ElementsAre(ElementsAre(16, 8, 4, 2)));
+  p.rotate = true;
+  const auto rounds = ButterflyRounds(p, 30);
+  EXPECT_THAT(Sizes(rounds), ElementsAre(ElementsAre(16, 8, 4, 2), ElementsAre(2, 16, 8, 4),
+                                         ElementsAre(4, 2, 16, 8), ElementsAre(8, 4, 2, 16)));
+  EXPECT_THAT(rounds[2][0].levels, ElementsAre(1, 0));
+  EXPECT_THAT(rounds[2][1].levels, ElementsAre(0));
+  EXPECT_THAT(rounds[2][2].levels, ElementsAre(3, 2, 1, 0));
+  EXPECT_THAT(rounds[3][3].levels, ElementsAre(3, 2, 1, 0));
+}
+
+struct BadSpec {
+  const char* pointer;  // JSON pointer of the value to replace; to add where absent
+  const char* value;    // JSON text; empty: remove
+  const char* message;
+};
+
+TEST(FlowSpecTest, RefusesNamingThePath) {
+  const BadSpec cases[] = {
+      {"/format", "2", "format: expected 1"},
+      {"/surprise", "1", "surprise: unknown field"},
+      {"/architecture", "\"image\"", "architecture:"},
+      {"/event_shape", "", "event_shape: missing"},
+      {"/event_shape/0", "0", "event_shape[0]: is 0"},
+      {"/event_shape/0", "8.0", "event_shape[0]: expected an integer"},
+      {"/event_shape/0", "9223372036854775808", "event_shape[0]: expected an integer"},
+      {"/event_shape/0", "16777216", "event_shape: is 33554432 values"},
+      {"/event_shape/1", "65", "event_shape[1]: is 65"},
+      {"/event_shape", "[8,2,1]", "event_shape: has 3 dimensions"},
+      {"/sampling_rate_hz", "0", "sampling_rate_hz:"},
+      {"/sensitivity", "\"secret\"", "sensitivity: expected \"patient\" or \"none\""},
+      {"/allow_sampling", "1", "allow_sampling: expected true or false"},
+      {"/channels/1", "", "channels: has 1 entries"},
+      {"/channels/1/name", "\"II\"", "channels[1].name: is the name of an earlier"},
+      {"/channels/0/name", "\"\"", "channels[0].name:"},
+      {"/channels/0/name", "\"\\u00e9\"", "channels[0].name:"},
+      {"/channels/0/hi", "-98", "channels[0].hi:"},
+      {"/channels/0/step", "0", "channels[0].step:"},
+      {"/channels/0/gain", "0", "channels[0].gain:"},
+      {"/channels/0/input_max", "-128", "channels[0].input_max:"},
+      {"/dequantisation", "\"gauss\"", "dequantisation:"},
+      {"/pre", "[1]", "pre: expected an empty array"},
+      {"/levels", "[]", "number of levels"},
+      {"/levels/0/squeeze", "3", "levels[0].squeeze: is 3"},
+      {"/levels/0/squeeze", "0", "levels[0].squeeze: is 0"},
+      {"/levels/1/split", "true", "levels[1].split: the last level cannot split"},
+      {"/levels/0/blocks/0/0/kind", "\"spline\"", "levels[0].blocks[0][0].kind:"},
+      {"/levels/0/blocks/0/0/hidden", "4", "levels[0].blocks[0][0].hidden: unknown field"},
+      {"/levels/0/blocks/0/2/factors", "5", "levels[0].blocks[0][2].factors: is 5, but 2^5"},
+      {"/levels/0/blocks/0/2/factors", "", "levels[0].blocks[0][2].factors: missing"},
+      {"/levels/0/blocks/0/2/factors", "0", "levels[0].blocks[0][2].factors: is 0"},
+      {"/levels/0/blocks/0/2/rotate", "true", "levels[0].blocks[0][2].rotate: needs"},
+      {"/levels/0/blocks/0/2/order", "\"any\"", "levels[0].blocks[0][2].order:"},
+      {"/levels/0/blocks/0/3/hidden", "4097", "levels[0].blocks[0][3].hidden: is 4097"},
+      {"/levels/1/blocks/0/0/partitions/0", "8", "levels[1].blocks[0][0].partitions: sum to 12"},
+      {"/levels/1/blocks/0/0/partition_factors/2", "2", "partition_factors[2]: is 2, but 2^2"},
+      {"/base/kind", "\"cauchy\"", "base.kind:"},
+  };
+  for (const BadSpec& bad : cases) {
+    Json json = Json::parse(FlowSpecToJson(SmallSpec()));
+    const Json::json_pointer pointer(bad.pointer);
+    if (*bad.value != '\0') {
+      json[pointer] = Json::parse(bad.value);
+    } else if (json[pointer.parent_pointer()].is_array()) {
+      json[pointer.parent_pointer()].erase(std::stoul(pointer.back()));
+    } else {
+      json[pointer.parent_pointer()].erase(pointer.back());
+    }
+    auto status = ParseFlowSpec(json.dump()).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << bad.pointer;
+    EXPECT_THAT(std::string(status.message()), HasSubstr(bad.message)) << bad.pointer;
+  }
+}
+
+TEST(FlowSpecTest, OddChannelsCannotBeHalved) {
+  FlowSpec spec = SmallSpec();
+  spec.event_shape = {8, 1};
+  spec.channels.pop_back();
+  spec.levels[0].squeeze = 1;
+  spec.levels[0].blocks.clear();
+  EXPECT_THAT(std::string(ValidateFlowSpec(spec).message()), HasSubstr("levels[0].split"));
+  spec.levels[0].split = false;
+  spec.levels[1].squeeze = 1;
+  spec.levels[1].blocks = {{AffineCouplingSpec{}}};
+  EXPECT_THAT(std::string(ValidateFlowSpec(spec).message()), HasSubstr("levels[1].blocks[0][0]"));
+}
+
+TEST(FlowSpecTest, MoreTensorsThanAFileHoldsAreRefusedBeforeTheyAreListed) {
+  FlowSpec spec = SmallSpec();
+  ButterflySpec b;
+  b.partitions.assign(8, 2);
+  b.partition_factors.assign(8, 1);
+  b.rotate = true;
+  spec.levels.resize(1);
+  spec.levels[0].split = false;
+  spec.levels[0].blocks.assign(1024, std::vector<LayerSpec>(64, b));
+  EXPECT_THAT(std::string(ValidateFlowSpec(spec).message()), HasSubstr("more than 65536 tensors"));
+}
+
+}  // namespace
+}  // namespace bflow

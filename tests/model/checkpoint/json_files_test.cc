@@ -1,0 +1,84 @@
+#include <string>
+
+#include "base/json.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "model/checkpoint/calibration.h"
+#include "model/checkpoint/manifest.h"
+#include "tests/model/checkpoint/small_checkpoint.h"
+
+namespace bflow {
+namespace {
+
+using testing::HasSubstr;
+
+TEST(CalibrationTest, RoundTripAndAttributionIsIgnored) {
+  const Calibration c = SmallCalibration(3);
+  Json json = Json::parse(CalibrationToJson(c));
+  json["attribution"] = {{"II", 1}};
+  auto parsed = ParseCalibration(json.dump());
+  ASSERT_TRUE(parsed.ok()) << parsed.status();
+  EXPECT_EQ(CalibrationToJson(*parsed), CalibrationToJson(c));
+  EXPECT_EQ(parsed->n(), 3);
+}
+
+TEST(CalibrationTest, RefusesNamingTheField) {
+  const std::pair<const char*, const char*> cases[] = {
+      {"/n", "4"},           {"/alpha", "0"},
+      {"/alpha", "1"},       {"/scores/0", "2"},
+      {"/nll/0", "\"a\""},   {"/scale/1", "0"},
+      {"/mean", "[0]"},      {"/inverse_covariance/0/1", "0.5"},
+      {"/noise", "\"u\""},   {"/score_definition", "\"flow_quality_v9\""},
+      {"/surprise", "1"},    {"/feature_names/1", "\"feature/0\""},
+      {"/format", "0"},      {"/reference_stddev", "-1"},
+      {"/centre/0", "null"}, {"/inverse_covariance/2/2", "-2"}};
+  for (const auto& [pointer, value] : cases) {
+    Json json = Json::parse(CalibrationToJson(SmallCalibration(3)));
+    json[Json::json_pointer(pointer)] = Json::parse(value);
+    auto status = ParseCalibration(json.dump()).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << pointer;
+    const std::string field = Json::json_pointer(pointer).to_string().substr(1);
+    const std::string top = field.substr(0, field.find('/'));
+    const std::string named = top == "n" ? "scores" : top;  // n is compared with the lists
+    EXPECT_THAT(std::string(status.message()), HasSubstr(named)) << pointer;
+  }
+}
+
+TEST(ManifestTest, KeepsNumbersOfTheCardAsText) {
+  const std::string hash(64, 'a');
+  auto manifest =
+      ParseManifest(R"({"format":1,"files":[{"name":"model.safetensors","size":10,"sha256":")" +
+                    hash + R"("}],"card":{"hours":1.5,"signals":["II","V"],"notes":"x"}})");
+  ASSERT_TRUE(manifest.ok()) << manifest.status();
+  EXPECT_EQ(manifest->card.at("hours"), "1.5");
+  EXPECT_EQ(manifest->card.at("signals"), R"(["II","V"])");
+  auto again = ParseManifest(ManifestToJson(*manifest));
+  ASSERT_TRUE(again.ok());
+  EXPECT_EQ(again->card, manifest->card);
+  EXPECT_EQ(again->files[0].size, 10);
+}
+
+TEST(ManifestTest, NamesAreAClosedList) {
+  const std::string hash(64, 'a');
+  for (const char* name :
+       {"../model.safetensors", "/etc/passwd", "manifest.json", "", "model%2esafetensors",
+        "model.safetensors\\u0000", "MODEL.SAFETENSORS"}) {
+    auto status = ParseManifest(std::string(R"({"format":1,"files":[{"name":")") + name +
+                                R"(","size":10,"sha256":")" + hash + R"("}]})")
+                      .status();
+    EXPECT_THAT(std::string(status.message()), HasSubstr("files[0].name: expected")) << name;
+  }
+}
+
+TEST(ManifestTest, NothingFollowsTheObjectAndKeysAreBounded) {
+  EXPECT_FALSE(ParseManifest(std::string(R"({"format":1,"files":[]})") + '\0' + "x").ok());
+  EXPECT_FALSE(ParseManifest(R"({"format":1,"files":[]} {})").ok());
+  EXPECT_FALSE(ParseManifest(R"({"format":1,"format":1,"files":[]})").ok());
+  std::string many = "{";
+  for (int i = 0; i < 70000; ++i) many += "\"k" + std::to_string(i) + "\":0,";
+  many += "\"z\":0}";
+  EXPECT_THAT(std::string(ParseManifest(many).status().message()), HasSubstr("keys"));
+}
+
+}  // namespace
+}  // namespace bflow
