@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "ATen/CPUGeneratorImpl.h"
+#include "ATen/Parallel.h"
 #include "ATen/ops/eye.h"
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
@@ -385,6 +386,7 @@ absl::StatusOr<CaseReport> RunCase(const GoldenCase& golden, const SafetensorsFi
 bool IsSupportedKind(const std::string& kind) { return Runners().count(kind) > 0; }
 
 absl::StatusOr<CaseReport> CheckCase(const GoldenCase& golden, const SafetensorsFile& file) {
+  at::set_num_threads(1);  // cases are small: threads would only wait for each other
   try {
     return RunCase(golden, file);
   } catch (const std::exception& e) {  // shapes that do not fit each other, or a JSON type

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "ATen/CPUGeneratorImpl.h"
+#include "ATen/Parallel.h"
 #include "ATen/ops/arange.h"
 #include "ATen/ops/linspace.h"
 #include "ATen/ops/meshgrid.h"
@@ -315,6 +316,7 @@ void TrainOnTwoMoons(Flow& flow, int steps, double rate, at::Generator& generato
 }
 
 TEST(Flow, ATrainedDensityIntegratesToOne) {
+  at::set_num_threads(1);
   FlowSpec spec = SmallSpec(2, 1, 1, 4, {Factors(1, false, ButterflyOrder::kWidestFirst, false)});
   const std::shared_ptr<Flow> flow = Make(spec, 16);
   at::Generator generator = at::make_generator<at::CPUGeneratorImpl>(uint64_t{17});
