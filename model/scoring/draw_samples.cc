@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 #include <numbers>
+#include <span>
 #include <vector>
 
 #include "ATen/core/Tensor.h"
@@ -13,6 +14,7 @@
 #include "base/philox.h"
 #include "base/status.h"
 #include "c10/core/InferenceMode.h"
+#include "model/data/scaling.h"
 #include "model/flow/flow.h"
 #include "model/scoring/torch_guard.h"
 
@@ -54,17 +56,16 @@ void FillLatents(const SampleOptions& options, uint64_t first, int64_t rows, int
   }
 }
 
-// Appends one decoded row; false if some value is not finite.
-bool AppendRow(const FlowSpec& spec, const double* x, bool codes, std::vector<float>& out) {
+// Rounds one decoded row to float32, turned into codes if wanted; false if some value is not
+// finite.
+bool StoreRow(const FlowSpec& spec, std::span<const double> x, bool codes, std::span<float> out) {
   constexpr double kLargest = std::numeric_limits<float>::max();
-  const int64_t channels = spec.channel_count();
   bool finite = true;
-  for (int64_t d = 0; d < spec.event_size(); ++d) {
+  for (size_t d = 0; d < x.size(); ++d) {
     finite = finite && std::isfinite(x[d]);
-    double value = std::isnan(x[d]) ? 0 : std::clamp(x[d], -kLargest, kLargest);
-    if (codes) value = CodeOfScaled(spec.channels[static_cast<size_t>(d % channels)], value);
-    out.push_back(static_cast<float>(value));
+    out[d] = std::isnan(x[d]) ? 0.0f : static_cast<float>(std::clamp(x[d], -kLargest, kLargest));
   }
+  if (codes) CodesFromScaled(spec.channels, out, out);
   return finite;
 }
 
@@ -96,19 +97,13 @@ void DrawSlice(Flow& flow, const SampleOptions& options, int64_t begin, int64_t 
 
 }  // namespace
 
-double CodeOfScaled(const ChannelSpec& channel, double x) {
-  if (std::isnan(x)) x = 0;
-  double steps = std::floor((x + 1) / 2 * (channel.hi - channel.lo) / channel.step);
-  return std::clamp(channel.lo + channel.step * steps, channel.input_min, channel.input_max);
-}
-
 absl::StatusOr<SampleResult> DrawSamples(Flow& flow, const SampleOptions& options,
                                          int64_t slice_rows) {
   BFLOW_RETURN_IF_ERROR(CheckOptions(flow.spec(), options, slice_rows));
   return GuardTorchOr("sampling", [&]() -> absl::StatusOr<SampleResult> {
     c10::InferenceMode inference;
     SampleResult result;
-    result.samples.reserve(static_cast<size_t>(options.rows * flow.spec().event_size()));
+    result.samples.resize(static_cast<size_t>(options.rows * flow.spec().event_size()));
     for (int64_t begin = 0; begin < options.rows; begin += slice_rows) {
       DrawSlice(flow, options, begin, std::min(slice_rows, options.rows - begin), result);
     }

@@ -6,7 +6,6 @@
 #include <cstdint>
 
 #include "absl/status/statusor.h"
-#include "model/checkpoint/flow_spec.h"
 #include "model/scoring/scorer.h"
 
 namespace bflow {
@@ -19,10 +18,6 @@ class Flow;
 // Internal.
 absl::StatusOr<SampleResult> DrawSamples(Flow& flow, const SampleOptions& options,
                                          int64_t slice_rows);
-
-// The code of a scaled value: lo + step floor((x + 1) / 2 (hi - lo) / step), clamped to the input
-// range; NaN counts as x = 0.
-double CodeOfScaled(const ChannelSpec& channel, double x);
 
 }  // namespace bflow
 

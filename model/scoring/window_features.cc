@@ -4,15 +4,17 @@
 #include <cmath>
 #include <limits>
 #include <numbers>
+#include <optional>
+#include <span>
 #include <utility>
 
 #include "ATen/core/Tensor.h"
 #include "ATen/ops/empty.h"
 #include "absl/strings/str_cat.h"
 #include "base/checked_math.h"
-#include "base/philox.h"
 #include "base/status.h"
 #include "c10/core/InferenceMode.h"
+#include "model/data/scaling.h"
 #include "model/flow/flow.h"
 #include "model/scoring/torch_guard.h"
 
@@ -71,28 +73,16 @@ class EncodedSlice {
   std::vector<at::Tensor> levels_, couplings_;
 };
 
-// Writes what the flow sees of one row: scale(v + step u) for a quantised spec, else the row
-// itself.
-template <typename Value>
-void FlowInput(const FlowSpec& spec, const float* row, const Noise& noise, uint64_t noise_row,
-               uint32_t draw, std::vector<float>& uniforms, Value* out) {
-  const int64_t size = spec.event_size(), channels = spec.channel_count();
-  if (!spec.quantised()) {
-    for (int64_t d = 0; d < size; ++d) out[d] = static_cast<Value>(row[d]);
-    return;
+CodeNoise ToCodeNoise(NoiseKind kind) {
+  switch (kind) {
+    case NoiseKind::kUniform:
+      return CodeNoise::kUniform;
+    case NoiseKind::kCenter:
+      return CodeNoise::kCenter;
+    case NoiseKind::kNone:
+      break;
   }
-  if (noise.kind == NoiseKind::kUniform) {
-    uniforms.resize(static_cast<size_t>(size));
-    FillUniform(noise.seed, noise_row, draw, size, uniforms.data());
-  }
-  for (int64_t d = 0; d < size; ++d) {
-    const ChannelSpec& channel = spec.channels[static_cast<size_t>(d % channels)];
-    double u = 0;  // kNone: the value is already dequantised
-    if (noise.kind == NoiseKind::kUniform) u = uniforms[static_cast<size_t>(d)];
-    if (noise.kind == NoiseKind::kCenter) u = 0.5;
-    double v = row[d] + channel.step * u;
-    out[d] = static_cast<Value>(2 * (v - channel.lo) / (channel.hi - channel.lo) - 1);
-  }
+  return CodeNoise::kNone;
 }
 
 absl::Status CheckPass(const FlowSpec& spec, const HostBatch& x, const Noise& noise,
@@ -136,30 +126,30 @@ class Pass {
   const float* InputRow(int64_t row) const { return x_.values.data() + row * Size(); }
   int64_t Size() const { return flow_.spec().event_size(); }
 
-  template <typename Value>
-  void FillInput(int64_t begin, int64_t rows, Value* out) {
-    std::vector<float> uniforms;
-    for (int64_t i = 0; i < rows; ++i, out += Size()) {
-      const float* row = InputRow(begin + i);
-      if (std::all_of(row, row + Size(), [](float v) { return std::isfinite(v); })) {
-        uint64_t noise_row = noise_.row_offset + static_cast<uint64_t>(begin + i);
-        FlowInput(flow_.spec(), row, noise_, noise_row, draw_, uniforms, out);
+  // What the flow sees: scale(v + step u) for a quantised spec, else the rows themselves. Rounded
+  // to float32 whatever the dtype of the flow, so that all see the same point.
+  at::Tensor SliceInput(int64_t begin, int64_t rows) {
+    const FlowSpec& spec = flow_.spec();
+    at::Tensor input = at::empty({rows, spec.time_steps(), spec.channel_count()}, at::kFloat);
+    float* out = input.mutable_data_ptr<float>();
+    const size_t size = static_cast<size_t>(Size());
+    for (int64_t i = begin; i < begin + rows; ++i, out += size) {
+      const std::span<const float> row(InputRow(i), size);
+      if (!std::all_of(row.begin(), row.end(), [](float v) { return std::isfinite(v); })) {
+        result_.status[static_cast<size_t>(i)] = RowStatus::kNonFiniteInput;
+        std::fill_n(out, size, 0.0f);  // keeps its place; the result is dropped
+      } else if (spec.quantised()) {
+        ScaleWindow(spec.channels, row, ToCodeNoise(noise_.kind), noise_.seed,
+                    noise_.row_offset + static_cast<uint64_t>(i), draw_, {out, size});
       } else {
-        result_.status[static_cast<size_t>(begin + i)] = RowStatus::kNonFiniteInput;
-        std::fill_n(out, Size(), Value{0});  // keeps its place; the result is dropped
+        std::copy(row.begin(), row.end(), out);
       }
     }
+    return input.to(flow_.dtype());
   }
 
   void RunSlice(int64_t begin, int64_t rows) {
-    at::Tensor input =
-        at::empty({rows, flow_.spec().time_steps(), flow_.spec().channel_count()}, flow_.dtype());
-    if (flow_.dtype() == at::kDouble) {
-      FillInput(begin, rows, input.mutable_data_ptr<double>());
-    } else {
-      FillInput(begin, rows, input.mutable_data_ptr<float>());
-    }
-    Encoded encoded = flow_.Encode(input);
+    Encoded encoded = flow_.Encode(SliceInput(begin, rows));
     EncodedSlice slice(encoded, Size());
     at::Tensor latent;
     if (options_.want_latent) latent = encoded.latent.to(at::kFloat).contiguous();

@@ -1,0 +1,94 @@
+#include "tests/support/tiny_checkpoint.h"
+
+#include <algorithm>
+#include <cmath>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "ATen/core/Tensor.h"
+#include "base/philox.h"
+#include "base/status.h"
+#include "model/scoring/anomaly.h"
+#include "model/scoring/flow_scorer.h"
+#include "model/scoring/flow_tensors.h"
+#include "model/scoring/window_features.h"
+
+namespace bflow {
+
+FlowSpec TinySpec(bool quantised) {
+  FlowSpec spec;
+  spec.event_shape = {16, 2};
+  spec.sampling_rate_hz = 125;
+  spec.sensitivity = Sensitivity::kNone;
+  spec.channels = {{"II", "mV", 81, 0, 1, -100, 100, -60, 80},
+                   {"V", "mV", 60, 0, 2, -120, 120, -80, 100}};
+  if (!quantised) {
+    spec.dequantization = SpecDequantization::kNone;
+    for (ChannelSpec& channel : spec.channels) {
+      channel.step = 1;
+      channel.lo = channel.input_min = -1;
+      channel.hi = channel.input_max = 1;
+    }
+  }
+  for (int level = 0; level < 2; ++level) {
+    ButterflySpec butterfly;
+    butterfly.factors = 3 - level;
+    LevelSpec built;
+    built.blocks.assign(2, {ActNormSpec{}, LuMatmulSpec{}, butterfly, AffineCouplingSpec{4}});
+    built.split = level == 0;
+    spec.levels.push_back(built);
+  }
+  return spec;
+}
+
+std::shared_ptr<Flow> TinyFlow(const FlowSpec& spec, uint64_t seed) {
+  return *Flow::Create(spec, seed, at::kFloat);
+}
+
+HostBatch TinyRows(const FlowSpec& spec, int64_t rows, uint64_t seed) {
+  HostBatch batch;
+  batch.rows = rows;
+  const int64_t size = spec.event_size(), channels = spec.channel_count();
+  std::vector<double> normals(static_cast<size_t>(size));
+  for (int64_t row = 0; row < rows; ++row) {
+    FillNormal(seed, static_cast<uint64_t>(row), size, normals.data());
+    std::vector<double> level(static_cast<size_t>(channels), 0.0);
+    for (int64_t d = 0; d < size; ++d) {
+      const size_t c = static_cast<size_t>(d % channels);
+      const ChannelSpec& channel = spec.channels[c];
+      level[c] = 0.9 * level[c] + 0.2 * normals[static_cast<size_t>(d)];
+      double x = std::clamp(level[c], -1.0, 0.99);
+      if (spec.quantised()) {
+        double range = channel.hi - channel.lo;
+        x = channel.lo + channel.step * std::floor((x + 1) / 2 * range / channel.step);
+      }
+      batch.values.push_back(static_cast<float>(x));
+    }
+  }
+  return batch;
+}
+
+absl::StatusOr<Checkpoint> TinyCheckpoint(const FlowSpec& spec, int64_t calibration_rows,
+                                          uint64_t seed) {
+  std::shared_ptr<Flow> flow = TinyFlow(spec, seed);
+  BFLOW_ASSIGN_OR_RETURN(FlowTensors tensors, CopyFlowTensors(*flow));
+  BFLOW_ASSIGN_OR_RETURN(std::string bytes, SerializeSafetensors(tensors.tensors, {}));
+  BFLOW_ASSIGN_OR_RETURN(SafetensorsFile file, SafetensorsFile::Parse(std::move(bytes)));
+  std::optional<Calibration> calibration;
+  if (calibration_rows > 0) {
+    BFLOW_ASSIGN_OR_RETURN(
+        WindowFeatures features,
+        ComputeFeatures(*flow, TinyRows(spec, calibration_rows, 7), CalibrationNoise(spec)));
+    BFLOW_ASSIGN_OR_RETURN(calibration, FitCalibration(features, spec.event_size(),
+                                                       spec.quantised() ? "center" : "none"));
+  }
+  BFLOW_ASSIGN_OR_RETURN(
+      SelfTest self_test,
+      MakeSelfTest(*flow, calibration ? &*calibration : nullptr, TinyRows(spec, 4, 11)));
+  return Checkpoint{spec,       std::move(file),     std::move(calibration), std::move(self_test),
+                    Manifest{}, std::string(64, '0')};
+}
+
+}  // namespace bflow

@@ -1,0 +1,33 @@
+// Small flows and whole checkpoints in memory, freshly initialised, for tests that need a model
+// that computes but not one that was trained.
+#ifndef BFLOW_TESTS_SUPPORT_TINY_CHECKPOINT_H_
+#define BFLOW_TESTS_SUPPORT_TINY_CHECKPOINT_H_
+
+#include <cstdint>
+#include <memory>
+
+#include "absl/status/statusor.h"
+#include "model/checkpoint/flow_spec.h"
+#include "model/checkpoint/repository.h"
+#include "model/flow/flow.h"
+#include "model/scoring/scorer.h"
+
+namespace bflow {
+
+// Windows [16, 2], two levels of two blocks of all four layers. Quantised: channels II (codes
+// -100..100 of which -60..80 were seen) and V (step 2); else both in the scaled unit.
+FlowSpec TinySpec(bool quantised = true);
+
+// A float32 flow of `spec` with freshly drawn parameters.
+std::shared_ptr<Flow> TinyFlow(const FlowSpec& spec, uint64_t seed = 1);
+
+// Rows that fit the spec: a random walk in codes within the training range, or in the scaled unit.
+HostBatch TinyRows(const FlowSpec& spec, int64_t rows, uint64_t seed = 1);
+
+// A checkpoint of TinyFlow; `calibration_rows` rows of TinyRows calibrate it (0: no calibration).
+absl::StatusOr<Checkpoint> TinyCheckpoint(const FlowSpec& spec, int64_t calibration_rows,
+                                          uint64_t seed = 1);
+
+}  // namespace bflow
+
+#endif  // BFLOW_TESTS_SUPPORT_TINY_CHECKPOINT_H_
