@@ -93,7 +93,9 @@ TEST_F(DamageTest, AFlipUnderAFittingHashIsRefusedOrAValidModel) {
     bad[bit / 8] = static_cast<char>(bad[bit / 8] ^ (1 << bit % 8));
     // The steps of ReadCheckpoint behind the hash, in memory; a sample goes through the folder.
     const absl::Status status = CheckModel(bad);
-    if (bit % 64 == 0) EXPECT_EQ(ReadWith(bad, true).ok(), status.ok()) << bit;
+    if (bit % 64 == 0) {
+      EXPECT_EQ(ReadWith(bad, true).ok(), status.ok()) << bit;
+    }
     if (!status.ok()) {
       EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss) << bit << status;
       ++refused;

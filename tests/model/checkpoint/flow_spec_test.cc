@@ -3,6 +3,7 @@
 #include <cmath>
 #include <functional>
 
+#include "base/file.h"
 #include "base/json.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -77,6 +78,16 @@ TEST(FlowSpecTest, DefaultsAreTheDocumentedOnes) {
   EXPECT_FALSE(butterfly.bi_direction);
   EXPECT_EQ(std::get<AffineCouplingSpec>(spec->levels[0].blocks[0][1]).hidden, 16);
   EXPECT_EQ(spec->code_unit_offset_nats(), 0);
+}
+
+// The example of docs/checkpoint_format.md is a valid spec.
+TEST(FlowSpecTest, TheDocumentedExampleParses) {
+  auto page = ReadFile("docs/checkpoint_format.md", 1 << 20);
+  ASSERT_TRUE(page.ok()) << page.status();
+  const size_t begin = page->find("```json\n") + 8;
+  auto spec = ParseFlowSpec(page->substr(begin, page->find("```", begin) - begin));
+  ASSERT_TRUE(spec.ok()) << spec.status();
+  EXPECT_EQ(spec->levels.size(), 2u);
 }
 
 std::vector<std::vector<int64_t>> Sizes(const std::vector<std::vector<ButterflyPart>>& rounds) {
