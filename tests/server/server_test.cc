@@ -3,6 +3,8 @@
 #include <CivetServer.h>
 
 #include <cmath>
+#include <cstdio>
+#include <cstdlib>
 #include <limits>
 #include <thread>
 
@@ -416,6 +418,12 @@ TEST_F(ServerTest, MetricsAndLogsHoldNoPrivateDatum) {
     EXPECT_NE(text.find(expected), std::string::npos) << expected;
   }
   EXPECT_EQ(text.find("canary"), std::string::npos);
+  if (std::system("command -v promtool >/dev/null") == 0) {
+    FILE* promtool = popen("promtool check metrics", "w");
+    ASSERT_NE(promtool, nullptr);
+    std::fwrite(text.data(), 1, text.size(), promtool);
+    EXPECT_EQ(pclose(promtool), 0);
+  }
   for (const char* path : {"/", "/metricsx", "/metrics/x", "/favicon.ico"}) {
     EXPECT_EQ(Http(app_->metrics_listen(), path).first, 404) << path;
   }
