@@ -1,0 +1,82 @@
+// What the operator tests share: random layers, every compiled SIMD version, and the accuracy rule.
+#ifndef BFLOW_TESTS_MODEL_OPS_OPS_TEST_UTIL_H_
+#define BFLOW_TESTS_MODEL_OPS_OPS_TEST_UTIL_H_
+
+#include <algorithm>
+#include <functional>
+#include <tuple>
+#include <vector>
+
+#include "ATen/TensorOperators.h"
+#include "ATen/core/Tensor.h"
+#include "ATen/ops/abs.h"
+#include "ATen/ops/arange.h"
+#include "ATen/ops/equal.h"
+#include "ATen/ops/rand.h"
+#include "ATen/ops/randn.h"
+#include "ATen/ops/randperm.h"
+#include "gtest/gtest.h"
+#include "model/ops/cpu/simd_dispatch.h"
+
+namespace bflow::testing {
+
+// Runs body once with every SIMD version of this machine.
+inline void ForEachSimd(const std::function<void()>& body) {
+  for (const cpu::Simd simd : cpu::AvailableSimd()) {
+    SCOPED_TRACE(cpu::SimdName(simd));
+    cpu::ForceSimd(simd);
+    body();
+  }
+  cpu::ForceSimd(std::nullopt);
+}
+
+// max |a - b| / max(1, |b|); NaN if either holds one.
+inline double Error(const at::Tensor& a, const at::Tensor& b) {
+  if (b.numel() == 0) return 0;
+  const at::Tensor wide = b.detach().to(at::kDouble);
+  const at::Tensor difference = (a.detach().to(at::kDouble) - wide).abs();
+  return (difference / wide.abs().clamp_min(1)).max().item<double>();
+}
+
+using Op = std::function<std::tuple<at::Tensor, at::Tensor>(const std::vector<at::Tensor>&)>;
+
+// Outputs, then gradients of sum(y w) + sum(log_det v) for every floating input.
+inline std::vector<at::Tensor> RunOp(const Op& op, const std::vector<at::Tensor>& inputs,
+                                     at::ScalarType dtype) {
+  std::vector<at::Tensor> leaves;
+  for (const at::Tensor& input : inputs) {
+    leaves.push_back(
+        input.is_floating_point() ? input.detach().to(dtype).clone().requires_grad_(true) : input);
+  }
+  auto [y, log_det] = op(leaves);
+  std::vector<at::Tensor> results = {y.detach(), log_det.detach()};
+  // Fixed projections: the same for every version compared.
+  const at::Tensor w = (at::arange(y.numel(), at::kDouble) * 0.7).sin().reshape(y.sizes());
+  const at::Tensor v =
+      (at::arange(log_det.numel(), at::kDouble) + 1).cos().reshape(log_det.sizes());
+  ((y * w.to(dtype)).sum() + (log_det * v.to(dtype)).sum()).backward();
+  for (const at::Tensor& leaf : leaves) {
+    if (leaf.is_floating_point() && leaf.grad().defined()) results.push_back(leaf.grad());
+  }
+  return results;
+}
+
+// Kernels against the oracle: 1e-12 in float64; in float32 under twice the oracle's own error.
+inline void ExpectAgrees(const Op& op, const Op& reference, const std::vector<at::Tensor>& inputs) {
+  const std::vector<at::Tensor> truth = RunOp(reference, inputs, at::kDouble);
+  const std::vector<at::Tensor> plain = RunOp(reference, inputs, at::kFloat);
+  ForEachSimd([&] {
+    const std::vector<at::Tensor> wide = RunOp(op, inputs, at::kDouble);
+    const std::vector<at::Tensor> narrow = RunOp(op, inputs, at::kFloat);
+    ASSERT_EQ(wide.size(), truth.size());
+    for (size_t i = 0; i < truth.size(); ++i) {
+      EXPECT_LE(Error(wide[i], truth[i]), 1e-12) << "float64, result " << i;
+      EXPECT_LE(Error(narrow[i], truth[i]), 2 * std::max(Error(plain[i], truth[i]), 1e-6))
+          << "float32, result " << i;
+    }
+  });
+}
+
+}  // namespace bflow::testing
+
+#endif  // BFLOW_TESTS_MODEL_OPS_OPS_TEST_UTIL_H_
