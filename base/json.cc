@@ -65,6 +65,10 @@ class StrictnessChecker final : public nlohmann::json_sax<Json> {
 }  // namespace
 
 absl::StatusOr<Json> ParseJson(std::string_view text, int max_depth) {
+  // The parser takes a NUL byte for the end of its input and would not see what follows.
+  if (text.find('\0') != std::string_view::npos) {
+    return absl::InvalidArgumentError("holds a NUL byte");
+  }
   StrictnessChecker checker(max_depth);
   if (!Json::sax_parse(text.begin(), text.end(), &checker)) {
     return absl::InvalidArgumentError(checker.error());

@@ -21,6 +21,10 @@ TEST(JsonTest, RefusesWhatALenientParserLetsThrough) {
   }
 }
 
+TEST(JsonTest, SeesWhatFollowsANulByte) {
+  EXPECT_FALSE(ParseJson(std::string("{}\0junk", 7)).ok());
+}
+
 TEST(JsonTest, BoundsTheDepth) {
   EXPECT_TRUE(ParseJson(std::string(8, '[') + std::string(8, ']')).ok());
   EXPECT_FALSE(ParseJson(std::string(9, '[') + std::string(9, ']')).ok());
