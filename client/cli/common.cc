@@ -1,0 +1,105 @@
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+
+#include "absl/strings/str_format.h"
+#include "base/exit_code.h"
+#include "base/file.h"
+#include "base/status.h"
+#include "client/cli/commands.h"
+#include "client/rpc_status.h"
+#include "client/time_text.h"
+
+namespace bflow {
+
+void CommonFlags::Add(CLI::App* app) {
+  app->add_option("--server", server, "host:port of bflow-server")->capture_default_str();
+  app->add_option("--deadline", deadline, "time limit of each call, as 30s or 500ms")
+      ->capture_default_str();
+  app->add_flag("--json", json, "print one JSON document");
+}
+
+absl::StatusOr<ClientOptions> CommonFlags::Options() const {
+  ClientOptions options;
+  options.server = server;
+  BFLOW_ASSIGN_OR_RETURN(options.deadline, ParseDeadline(deadline));
+  return options;
+}
+
+void InputFlags::Add(CLI::App* app) {
+  app->add_option("MODEL", model, "name, name@version or name:label")->required();
+  app->add_option("INPUT", inputs, "WFDB records (with or without .hea) or .npy files")->required();
+  app->add_option("--signals", signals,
+                  "names of the record's signals, in the order of the model's channels")
+      ->delimiter(',')
+      ->expected(1);
+  app->add_option("--hop", hop, "frames from one window to the next; the window if not given")
+      ->check(CLI::PositiveNumber);
+  app->add_option("--from", from,
+                  "only windows from this time into the record: SECONDS or H:MM:SS");
+  app->add_option("--to", to, "only windows that end by this time into the record");
+}
+
+absl::StatusOr<InputOptions> InputFlags::Options() const {
+  InputOptions options;
+  options.hop = hop;
+  options.signals = signals;
+  if (!from.empty()) {
+    BFLOW_ASSIGN_OR_RETURN(options.from_s, ParseOffset(from));
+  }
+  if (!to.empty()) {
+    BFLOW_ASSIGN_OR_RETURN(options.to_s, ParseOffset(to));
+  }
+  return options;
+}
+
+int Fail(const std::string& text, int exit_code) {
+  std::fprintf(stderr, "bflow: %s\n", text.c_str());
+  return exit_code;
+}
+
+int Fail(const absl::Status& status) {
+  return Fail(std::string(status.message().data(), status.message().size()),
+              ExitCodeForStatus(status));
+}
+
+bool CanWrite(const std::string& path) {
+  return !IsDirectory(path) && access(DirName(path).c_str(), W_OK) == 0;
+}
+
+ProgressBar::ProgressBar(const std::string& label, int64_t total)
+    : label_(label), total_(total), shown_(isatty(STDERR_FILENO) != 0 && total > 0) {
+  Update(0);
+}
+
+ProgressBar::~ProgressBar() {
+  if (shown_) std::fprintf(stderr, "\r\033[K");
+}
+
+void ProgressBar::Update(int64_t done) {
+  if (!shown_) return;
+  constexpr int64_t kWidth = 32;
+  const size_t filled = static_cast<size_t>(std::min(kWidth, done * kWidth / total_));
+  const std::string bar = std::string(filled, '#') + std::string(kWidth - filled, '.');
+  std::fprintf(stderr, "\r%s [%s] %lld/%lld", label_.c_str(), bar.c_str(),
+               static_cast<long long>(done), static_cast<long long>(total_));
+}
+
+std::vector<std::string> NormaliseArguments(int argc, char** argv) {
+  std::vector<std::string> out;
+  bool flags = true;
+  for (int i = 1; i < argc; ++i) {
+    std::string argument = argv[i];
+    if (argument == "--") flags = false;
+    if (flags && argument.rfind("--", 0) == 0) {
+      const size_t end = std::min(argument.find('='), argument.size());
+      std::replace(argument.begin() + 2, argument.begin() + static_cast<std::ptrdiff_t>(end), '_',
+                   '-');
+    }
+    out.push_back(std::move(argument));
+  }
+  return out;
+}
+
+}  // namespace bflow

@@ -1,0 +1,51 @@
+#include <unistd.h>
+
+#include <algorithm>
+#include <csignal>
+#include <cstdio>
+
+#include "base/exit_code.h"
+#include "base/version.h"
+#include "client/cli/commands.h"
+
+namespace bflow {
+namespace {
+
+// Output files appear whole under their name or not at all, so that nothing is left to tidy up.
+void OnInterrupt(int) { _exit(kExitInterrupted); }
+
+}  // namespace
+
+int RunBflow(int argc, char** argv) {
+  std::signal(SIGINT, OnInterrupt);
+  std::vector<std::string> arguments = NormaliseArguments(argc, argv);
+  const auto flags_end = std::find(arguments.begin(), arguments.end(), "--");
+  if (std::find(arguments.begin(), flags_end, "--version") != flags_end) {
+    std::printf("bflow %s\n", kVersion);
+    return kExitOk;
+  }
+  CLI::App program("Client of bflow-server: scores records, samples from models, reports on both.",
+                   "bflow");
+  program.require_subcommand(1);
+  program.footer(
+      "--version prints the version. Exit codes: 0 done; 1 some records or rows failed; "
+      "64 usage; 65 no usable input; 69 server unreachable; 73 cannot write.");
+  const std::vector<Command> commands = {AddModels(&program), AddInfo(&program),
+                                         AddHealth(&program), AddLogLik(&program),
+                                         AddScore(&program),  AddSample(&program)};
+  std::reverse(arguments.begin(), arguments.end());  // the order that CLI11 takes a vector in
+  try {
+    program.parse(arguments);
+  } catch (const CLI::Success& help) {
+    return program.exit(help) == 0 ? kExitOk : kExitUsage;
+  } catch (const CLI::ParseError& error) {
+    program.exit(error);
+    return kExitUsage;
+  }
+  for (const Command& command : commands) {
+    if (command.app->parsed()) return command.run();
+  }
+  return kExitUsage;
+}
+
+}  // namespace bflow

@@ -1,0 +1,359 @@
+#include "client/flow_client.h"
+
+#include <algorithm>
+#include <atomic>
+#include <mutex>
+#include <random>
+#include <thread>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/clock.h"
+#include "base/status.h"
+#include "client/model_name.h"
+#include "client/row_codec.h"
+#include "client/rpc_status.h"
+#include "google/protobuf/wrappers.pb.h"
+#include "grpcpp/completion_queue.h"
+#include "grpcpp/create_channel.h"
+#include "grpcpp/generic/generic_stub.h"
+#include "grpcpp/security/credentials.h"
+#include "grpcpp/support/channel_arguments.h"
+
+namespace bflow {
+
+namespace v1 = ::butterflyflow::v1;
+
+namespace {
+
+// Bytes of a request or reply beside its tensors.
+constexpr int64_t kEnvelopeBytes = 64 << 10;
+
+// Answers of other weights than those pinned are not the same measurement.
+absl::Status CheckModelRef(const PinnedModel& model, const v1::ModelRef& ref) {
+  if (ref.version() == model.version.version() &&
+      (model.version.manifest_sha256().empty() ||
+       ref.manifest_sha256() == model.version.manifest_sha256())) {
+    return absl::OkStatus();
+  }
+  return absl::AbortedError("the model was replaced while the job ran; run it again");
+}
+
+absl::StatusOr<std::vector<RowLogLikelihood>> ReadLikelihood(int64_t n, const v1::Tensor& log_prob,
+                                                             const v1::Tensor& nats,
+                                                             const v1::Tensor& bits,
+                                                             const std::string& row_status) {
+  BFLOW_ASSIGN_OR_RETURN(const auto log_probs, DecodeScores(log_prob, n, "log_prob"));
+  BFLOW_ASSIGN_OR_RETURN(const auto nats_per_dim, DecodeScores(nats, n, "nats_per_dim"));
+  BFLOW_ASSIGN_OR_RETURN(const auto bits_per_dim, DecodeScores(bits, n, "bits_per_dim"));
+  BFLOW_RETURN_IF_ERROR(CheckByteColumn(row_status, n, "row_status"));
+  std::vector<RowLogLikelihood> out(static_cast<size_t>(n));
+  for (size_t i = 0; i < out.size(); ++i) {
+    out[i] = {static_cast<uint8_t>(row_status[i]), log_probs[i], nats_per_dim[i], bits_per_dim[i]};
+  }
+  return out;
+}
+
+// The largest contributions of a row, descending; zero and negative ones are no reasons.
+std::array<Reason, 3> LargestContributions(const double* row, int features) {
+  std::array<Reason, 3> top;
+  for (int f = 0; f < features; ++f) {
+    if (!(row[f] > 0)) continue;
+    Reason next{f, row[f]};
+    for (Reason& slot : top) {
+      if (slot.feature < 0 || next.contribution > slot.contribution) std::swap(slot, next);
+    }
+  }
+  return top;
+}
+
+absl::Status ReadAnomaly(const v1::AnomalyScoreResponse& reply, int64_t n, RowAnomaly* out) {
+  const int features = reply.feature_names_size();
+  BFLOW_ASSIGN_OR_RETURN(const auto likelihood,
+                         ReadLikelihood(n, reply.log_prob(), reply.nats_per_dim(),
+                                        reply.bits_per_dim(), reply.row_status()));
+  BFLOW_ASSIGN_OR_RETURN(const auto score, DecodeScores(reply.score(), n, "score"));
+  BFLOW_ASSIGN_OR_RETURN(const auto p_value, DecodeScores(reply.p_value(), n, "p_value"));
+  BFLOW_ASSIGN_OR_RETURN(const auto ratio, DecodeScores(reply.score_ratio(), n, "score_ratio"));
+  BFLOW_ASSIGN_OR_RETURN(const auto rank, DecodeScores(reply.nll_rank(), n, "nll_rank"));
+  BFLOW_ASSIGN_OR_RETURN(const auto contributions,
+                         DecodeScores(reply.contributions(), n * features, "contributions"));
+  BFLOW_RETURN_IF_ERROR(CheckByteColumn(reply.flagged(), n, "flagged"));
+  BFLOW_RETURN_IF_ERROR(CheckByteColumn(reply.typicality(), n, "typicality"));
+  for (size_t i = 0; i < static_cast<size_t>(n); ++i) {
+    RowAnomaly& row = out[i];
+    row.likelihood = likelihood[i];
+    row.score = score[i];
+    row.p_value = p_value[i];
+    row.flagged = reply.flagged()[i] != 0;
+    row.score_ratio = ratio[i];
+    row.nll_rank = rank[i];
+    row.typicality = static_cast<uint8_t>(reply.typicality()[i]);
+    row.reasons =
+        LargestContributions(contributions.data() + i * static_cast<size_t>(features), features);
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+std::string ServiceConfig(const std::string& target) {
+  const bool replicas = target.find(',') != std::string::npos || target.rfind("dns:", 0) == 0;
+  // maxTokens must exceed twice the calls in flight, or throttling stops retries when a replica
+  // dies.
+  return absl::StrCat(
+      R"({"loadBalancingConfig": [{"round_robin": {}}], )",
+      replicas ? R"("healthCheckConfig": {"serviceName": "readiness"}, )" : "",
+      R"("retryThrottling": {"maxTokens": 1000, "tokenRatio": 0.1}, "methodConfig": [{"name": [)",
+      R"({"service": "butterflyflow.v1.FlowService", "method": "LogLikelihood"}, )",
+      R"({"service": "butterflyflow.v1.FlowService", "method": "AnomalyScore"}, )",
+      R"({"service": "butterflyflow.v1.FlowService", "method": "Sample"}], )",
+      R"("retryPolicy": {"maxAttempts": 4, "initialBackoff": "0.1s", "maxBackoff": "1s", )",
+      R"("backoffMultiplier": 2, "retryableStatusCodes": ["UNAVAILABLE"]}}]})");
+}
+
+uint64_t RandomSeed() {
+  std::random_device device;
+  return (static_cast<uint64_t>(device()) << 32) | device();
+}
+
+int64_t PinnedModel::EventValues() const {
+  int64_t values = 1;
+  for (const int64_t n : info.event_shape()) values *= n;
+  return values;
+}
+
+v1::ModelSelector PinnedModel::Selector() const {
+  v1::ModelSelector selector;
+  selector.set_name(info.name());
+  selector.set_version(version.version());
+  return selector;
+}
+
+FlowClient::FlowClient(const ClientOptions& options) : options_(options) {
+  grpc::ChannelArguments arguments;
+  arguments.SetServiceConfigJSON(ServiceConfig(options.server));
+  arguments.SetMaxReceiveMessageSize(options.max_message_bytes);
+  arguments.SetMaxSendMessageSize(options.max_message_bytes);
+  // A call that outgrows this buffer is never retried; gRPC's own 256 KiB is less than one chunk.
+  arguments.SetInt(GRPC_ARG_PER_RPC_RETRY_BUFFER_SIZE, 2 * options.max_message_bytes);
+  channel_ =
+      grpc::CreateCustomChannel(options.server, grpc::InsecureChannelCredentials(), arguments);
+  flow_ = v1::FlowService::NewStub(channel_);
+  models_ = v1::ModelService::NewStub(channel_);
+}
+
+void FlowClient::SetDeadline(grpc::ClientContext* context) const {
+  context->set_deadline(Clock::Real()->WallNow() + absl::ToChronoMilliseconds(options_.deadline));
+}
+
+absl::StatusOr<std::vector<v1::ModelInfo>> FlowClient::ListModels() {
+  std::vector<v1::ModelInfo> models;
+  v1::ListModelsRequest request;
+  do {
+    grpc::ClientContext context;
+    SetDeadline(&context);
+    v1::ListModelsResponse reply;
+    BFLOW_RETURN_IF_ERROR(StatusFromRpc(models_->ListModels(&context, request, &reply)));
+    models.insert(models.end(), reply.models().begin(), reply.models().end());
+    if (reply.next_page_token() == request.page_token()) break;
+    request.set_page_token(reply.next_page_token());
+  } while (!request.page_token().empty());
+  return models;
+}
+
+absl::StatusOr<v1::GetModelResponse> FlowClient::GetModel(const std::string& name) {
+  grpc::ClientContext context;
+  SetDeadline(&context);
+  v1::GetModelRequest request;
+  request.set_name(name);
+  v1::GetModelResponse reply;
+  BFLOW_RETURN_IF_ERROR(StatusFromRpc(models_->GetModel(&context, request, &reply)));
+  return reply;
+}
+
+absl::StatusOr<PinnedModel> FlowClient::Pin(const v1::ModelSelector& selector) {
+  BFLOW_ASSIGN_OR_RETURN(v1::GetModelResponse reply, GetModel(selector.name()));
+  PinnedModel model;
+  BFLOW_ASSIGN_OR_RETURN(model.version, ChooseVersion(reply.model(), selector));
+  model.info = std::move(*reply.mutable_model());
+  model.limits = std::move(*reply.mutable_limits());
+  if (model.info.event_shape().empty() || model.EventValues() <= 0) {
+    return absl::InternalError("event_shape: the server gave none");
+  }
+  return model;
+}
+
+absl::StatusOr<int> FlowClient::CheckHealth(const std::string& service) {
+  // HealthCheckRequest {string service = 1;} and HealthCheckResponse {enum status = 1;} have the
+  // bytes of these two well-known types, which saves a copy of health.proto.
+  using Stub =
+      grpc::TemplatedGenericStub<google::protobuf::StringValue, google::protobuf::Int32Value>;
+  Stub stub(channel_);
+  grpc::ClientContext context;
+  SetDeadline(&context);
+  google::protobuf::StringValue request;
+  request.set_value(service);
+  google::protobuf::Int32Value reply;
+  grpc::CompletionQueue queue;
+  auto call = stub.PrepareUnaryCall(&context, "/grpc.health.v1.Health/Check", request, &queue);
+  call->StartCall();
+  grpc::Status status;
+  call->Finish(&reply, &status, nullptr);
+  void* tag = nullptr;
+  bool ok = false;
+  queue.Next(&tag, &ok);
+  BFLOW_RETURN_IF_ERROR(StatusFromRpc(status));
+  return reply.value();
+}
+
+int64_t FlowClient::RowsPerRequest(const PinnedModel& model, int64_t value_bytes) const {
+  const int64_t row_bytes = model.EventValues() * value_bytes;
+  int64_t bytes = options_.max_request_data_bytes;
+  if (model.limits.max_message_bytes() > 0) {
+    bytes =
+        std::min(bytes, static_cast<int64_t>(model.limits.max_message_bytes()) - kEnvelopeBytes);
+  }
+  int64_t rows = std::max<int64_t>(bytes / row_bytes, 1);
+  if (model.limits.max_rows() > 0) rows = std::min<int64_t>(rows, model.limits.max_rows());
+  return rows;
+}
+
+absl::Status FlowClient::ForEachChunk(
+    const PinnedModel& model, const RowSource& rows, const ProgressCallback& progress,
+    const std::function<absl::Status(int64_t, int64_t, v1::Tensor)>& call) {
+  // FP32 is the largest form a row can take here; whether its codes fit INT16 is known only later.
+  const int64_t step = RowsPerRequest(model, sizeof(float));
+  const int64_t values = model.EventValues();
+  const auto& dtypes = model.info.input_dtypes();
+  const bool takes_int16 = !rows.real_valued && std::find(dtypes.begin(), dtypes.end(),
+                                                          v1::DATA_TYPE_INT16) != dtypes.end();
+  const std::vector<int64_t> shape(model.info.event_shape().begin(),
+                                   model.info.event_shape().end());
+  std::atomic<int64_t> next{0};
+  std::atomic<bool> failed{false};
+  std::mutex mutex;
+  absl::Status first_error;
+  int64_t done = 0;
+  auto work = [&] {
+    std::vector<float> buffer;
+    for (int64_t first = next.fetch_add(step); first < rows.rows && !failed;
+         first = next.fetch_add(step)) {
+      const int64_t count = std::min(step, rows.rows - first);
+      buffer.resize(static_cast<size_t>(count * values));
+      rows.fill(first, count, buffer.data());
+      const bool int16 = takes_int16 && FitsInt16(buffer);
+      const absl::Status status = call(first, count, EncodeRows(buffer, shape, int16));
+      const std::lock_guard<std::mutex> lock(mutex);
+      if (!status.ok()) {
+        failed = true;
+        first_error.Update(status);
+        return;
+      }
+      done += count;
+      if (progress) progress(done);
+    }
+  };
+  const int64_t chunks = (rows.rows + step - 1) / step;
+  std::vector<std::thread> threads;
+  for (int64_t i = 1; i < std::min<int64_t>(options_.calls_in_flight, chunks); ++i) {
+    threads.emplace_back(work);
+  }
+  work();
+  for (std::thread& thread : threads) thread.join();
+  return first_error;
+}
+
+absl::StatusOr<std::vector<RowLogLikelihood>> FlowClient::LogLikelihood(
+    const PinnedModel& model, const RowSource& rows, const LogLikelihoodOptions& options,
+    const ProgressCallback& progress) {
+  std::vector<RowLogLikelihood> out(static_cast<size_t>(rows.rows));
+  const bool noisy = model.info.quantised() && !rows.real_valued;
+  auto call = [&](int64_t first, int64_t count, v1::Tensor x) -> absl::Status {
+    v1::LogLikelihoodRequest request;
+    *request.mutable_model() = model.Selector();
+    *request.mutable_x() = std::move(x);
+    v1::Dequantization* noise = request.mutable_dequantization();
+    noise->set_kind(noisy ? v1::Dequantization::KIND_UNIFORM : v1::Dequantization::KIND_NONE);
+    if (noisy) {
+      noise->set_seed(options.seed);
+      noise->set_draws(options.draws);
+      noise->set_row_offset(static_cast<uint64_t>(first));
+    }
+    request.mutable_options()->set_invalid_rows(v1::INVALID_ROW_POLICY_MARK);
+    request.mutable_options()->set_score_dtype(v1::DATA_TYPE_FP64);
+    grpc::ClientContext context;
+    SetDeadline(&context);
+    v1::LogLikelihoodResponse reply;
+    BFLOW_RETURN_IF_ERROR(StatusFromRpc(flow_->LogLikelihood(&context, request, &reply)));
+    BFLOW_RETURN_IF_ERROR(CheckModelRef(model, reply.model()));
+    BFLOW_ASSIGN_OR_RETURN(const auto part,
+                           ReadLikelihood(count, reply.log_prob(), reply.nats_per_dim(),
+                                          reply.bits_per_dim(), reply.row_status()));
+    std::copy(part.begin(), part.end(), out.begin() + first);
+    return absl::OkStatus();
+  };
+  BFLOW_RETURN_IF_ERROR(ForEachChunk(model, rows, progress, call));
+  return out;
+}
+
+absl::StatusOr<AnomalyResult> FlowClient::AnomalyScore(const PinnedModel& model,
+                                                       const RowSource& rows,
+                                                       std::optional<double> alpha,
+                                                       const ProgressCallback& progress) {
+  AnomalyResult out;
+  out.rows.resize(static_cast<size_t>(rows.rows));
+  std::mutex mutex;
+  auto call = [&](int64_t first, int64_t count, v1::Tensor x) -> absl::Status {
+    v1::AnomalyScoreRequest request;
+    *request.mutable_model() = model.Selector();
+    *request.mutable_x() = std::move(x);
+    if (alpha.has_value()) request.set_alpha(*alpha);
+    request.set_want_contributions(true);
+    request.mutable_options()->set_invalid_rows(v1::INVALID_ROW_POLICY_MARK);
+    request.mutable_options()->set_score_dtype(v1::DATA_TYPE_FP64);
+    grpc::ClientContext context;
+    SetDeadline(&context);
+    v1::AnomalyScoreResponse reply;
+    BFLOW_RETURN_IF_ERROR(StatusFromRpc(flow_->AnomalyScore(&context, request, &reply)));
+    BFLOW_RETURN_IF_ERROR(CheckModelRef(model, reply.model()));
+    BFLOW_RETURN_IF_ERROR(ReadAnomaly(reply, count, out.rows.data() + first));
+    const std::lock_guard<std::mutex> lock(mutex);
+    out.feature_names.assign(reply.feature_names().begin(), reply.feature_names().end());
+    out.score_definition = reply.score_definition();
+    out.calibration_rows = reply.calibration_rows();
+    out.alpha = reply.alpha();
+    return absl::OkStatus();
+  };
+  BFLOW_RETURN_IF_ERROR(ForEachChunk(model, rows, progress, call));
+  return out;
+}
+
+absl::Status FlowClient::Sample(const PinnedModel& model, uint64_t count,
+                                const SampleOptions& options, const SampleCallback& consume) {
+  uint64_t step = static_cast<uint64_t>(RowsPerRequest(model, sizeof(float)));
+  if (model.limits.max_samples() > 0) step = std::min<uint64_t>(step, model.limits.max_samples());
+  for (uint64_t first = 0; first < count; first += step) {
+    const uint64_t rows = std::min(step, count - first);
+    v1::SampleRequest request;
+    *request.mutable_model() = model.Selector();
+    request.set_num_samples(static_cast<uint32_t>(rows));
+    request.set_seed(options.seed);
+    request.set_first_row(options.first_row + first);
+    if (options.temperature.has_value()) request.set_temperature(*options.temperature);
+    request.set_unit(options.unit);
+    grpc::ClientContext context;
+    SetDeadline(&context);
+    v1::SampleResponse reply;
+    BFLOW_RETURN_IF_ERROR(StatusFromRpc(flow_->Sample(&context, request, &reply)));
+    BFLOW_RETURN_IF_ERROR(CheckModelRef(model, reply.model()));
+    const int64_t bytes =
+        static_cast<int64_t>(rows) * model.EventValues() * ValueBytes(reply.samples().dtype());
+    if (bytes == 0) return absl::InternalError("samples: the reply's data type is unknown");
+    BFLOW_RETURN_IF_ERROR(CheckByteColumn(reply.samples().data(), bytes, "samples"));
+    BFLOW_RETURN_IF_ERROR(consume(reply));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace bflow
