@@ -1,21 +1,21 @@
 #!/usr/bin/env python3
-"""Writes the generated records of tests/model/data/records and expected.txt, the values that the Python
-package wfdb reads from every record there.
+"""Writes the generated records of tests/model/data/records and expected.txt, the values that the
+Python package wfdb reads from every record there.
 
     make_records.py FOLDER
 
-041s01, 041s02 and 3234460_* are excerpts of PhysioNet's MIMIC database records, copied unchanged;
-`cut`, `fixed` and the gen_* records are made here. expected.txt has, per segment, one line per signal:
-record segment start frames name unit gain baseline, then the codes run-length coded ("12x3" is 12 three
-times, "nan" an invalid sample)."""
+041s01, 041s02 and 3234460_* are records of PhysioNet's MIMIC databases, copied unchanged; `cut`,
+`fixed` and the gen_* records are made here. expected.txt has, per segment, one line per signal:
+record segment start frames name unit gain baseline, then the codes run-length coded ("12x3" is 12
+three times, "nan" an invalid sample)."""
 import os
 import sys
 
 import numpy as np
 import wfdb
 
-SINGLE = ["041s01", "041s02", "gen_16", "gen_80", "gen_212", "gen_skew", "gen_frames", "gen_two_files",
-          "gen_no_length", "gen_defaults"]
+SINGLE = ["041s01", "041s02", "gen_16", "gen_80", "gen_212", "gen_skew", "gen_frames",
+          "gen_two_files", "gen_no_length", "gen_defaults"]
 MULTI = ["cut", "fixed"]
 
 
@@ -27,7 +27,8 @@ def pack(fmt, samples):
         return (samples + 128).astype(np.uint8).tobytes()
     even, odd = samples[0::2] & 0xFFF, samples[1::2] & 0xFFF
     odd_padded = np.append(odd, 0)[: len(even)]
-    triples = np.stack([even & 0xFF, (even >> 8) | ((odd_padded >> 8) << 4), odd_padded & 0xFF], axis=1)
+    middle = (even >> 8) | ((odd_padded >> 8) << 4)
+    triples = np.stack([even & 0xFF, middle, odd_padded & 0xFF], axis=1)
     packed = triples.astype(np.uint8).tobytes()
     return packed[:-1] if len(samples) % 2 else packed
 
@@ -64,7 +65,8 @@ def signal_lines(name, fmt, values, counts, options, fields):
         mine = values[:, start:start + count]
         start += count
         bits = {16: 16, 80: 8, 212: 12}[fmt]
-        lines.append(f"{name} {fmt}{option} {gain} {bits} 0 {mine[0, 0]} {checksum(mine)} 0 {description}")
+        lines.append(f"{name} {fmt}{option} {gain} {bits} 0 {mine[0, 0]} {checksum(mine)} 0 "
+                     f"{description}")
     return lines
 
 
@@ -74,11 +76,13 @@ def generate(w):
         v = frames_of(rng, 41, [1, 1, 1], fmt)
         lines = signal_lines(f"gen_{fmt}.dat", fmt, v, [1, 1, 1], [""] * 3,
                              [("100(5)/mV", "ECG lead II"), ("-2.5e+01/mmHg", "ABP"), ("0", "X")])
-        w.text(f"gen_{fmt}.hea", "\r\n".join([f"gen_{fmt} 3 62.4725/999.56(0) 41 1:02:03.5", *lines, "# end", ""]))
+        first = f"gen_{fmt} 3 62.4725/999.56(0) 41 1:02:03.5"
+        w.text(f"gen_{fmt}.hea", "\r\n".join([first, *lines, "# end", ""]))
         w.data(f"gen_{fmt}.dat", pack(fmt, v))
 
     v = frames_of(rng, 30, [1, 1, 1], 212)
-    lines = signal_lines("gen_skew.dat", 212, v, [1, 1, 1], ["", ":3", ":3"], [("200", "A"), ("200", "B"), ("200", "C")])
+    abc = [("200", "A"), ("200", "B"), ("200", "C")]
+    lines = signal_lines("gen_skew.dat", 212, v, [1, 1, 1], ["", ":3", ":3"], abc)
     w.text("gen_skew.hea", "\n".join(["gen_skew 3 125 30", *lines, ""]))
     w.data("gen_skew.dat", pack(212, v))
 
@@ -86,19 +90,20 @@ def generate(w):
     v[7, 0:4] = -2048  # a frame without any valid sample
     v[8, 1] = -2048    # one with a single invalid sample
     v[9, 0:4] = [-1, -1, -1, 0]  # -0.75 is cut to 0
-    lines = signal_lines("gen_frames.dat", 212, v, [4, 1, 2], ["x4", "", "x2"], [("200", "A"), ("200", "B"), ("200", "C")])
+    lines = signal_lines("gen_frames.dat", 212, v, [4, 1, 2], ["x4", "", "x2"], abc)
     w.text("gen_frames.hea", "\n".join(["gen_frames 3 125 50 10:00", *lines, ""]))
     w.data("gen_frames.dat", pack(212, v))
 
     a, b = frames_of(rng, 20, [1, 1], 16), frames_of(rng, 20, [2], 80)
-    lines = signal_lines("gen_a.dat", 16, a, [1, 1], ["+24", "+24"], [("200", "A"), ("200", "B")])
+    lines = signal_lines("gen_a.dat", 16, a, [1, 1], ["+24", "+24"], abc[:2])
     lines += signal_lines("gen_b.dat", 80, b, [2], ["x2+3"], [("10/bpm", "C")])
-    w.text("gen_two_files.hea", "\n".join(["# first", "", "gen_two_files 3 125 20 23:59:59 31/12/1999", *lines, ""]))
+    first = "gen_two_files 3 125 20 23:59:59 31/12/1999"
+    w.text("gen_two_files.hea", "\n".join(["# first", "", first, *lines, ""]))
     w.data("gen_a.dat", b"\xAA" * 24 + pack(16, a))
     w.data("gen_b.dat", b"\x55" * 3 + pack(80, b) + b"more")
 
     v = frames_of(rng, 25, [1, 1], 16)
-    lines = signal_lines("gen_no_length.dat", 16, v, [1, 1], ["", ""], [("200", "A"), ("200", "B")])
+    lines = signal_lines("gen_no_length.dat", 16, v, [1, 1], ["", ""], abc[:2])
     w.text("gen_no_length.hea", "\n".join(["gen_no_length 2 125", *lines, ""]))
     w.data("gen_no_length.dat", pack(16, v))
 
@@ -108,12 +113,14 @@ def generate(w):
 
     for part in (1, 2):
         v = frames_of(rng, 15 * part, [1, 1], 16)
-        lines = signal_lines(f"fixed_{part}.dat", 16, v, [1, 1], ["", ""], [("200/mV", "A"), ("20/mV", "B")])
+        lines = signal_lines(f"fixed_{part}.dat", 16, v, [1, 1], ["", ""],
+                             [("200/mV", "A"), ("20/mV", "B")])
         w.text(f"fixed_{part}.hea", "\n".join([f"fixed_{part} 2 125 {15 * part}", *lines, ""]))
         w.data(f"fixed_{part}.dat", pack(16, v))
     w.text("fixed.hea", "fixed/3 2 125 55 8:00:00\nfixed_1 15\n~ 10\nfixed_2 30\n")
-    w.text("cut.hea", "cut/7 3 125 5777 10:44:18.529 04/05/2704\n3234460_layout 0\n~ 100\n3234460_0002 4\n"
-                      "3234460_0003 636\n3234460_0004 512\n~ 1000\n3234460_0017 3525\n")
+    w.text("cut.hea", "cut/7 3 125 5777 10:44:18.529 04/05/2704\n3234460_layout 0\n~ 100\n"
+                      "3234460_0002 4\n3234460_0003 636\n3234460_0004 512\n~ 1000\n"
+                      "3234460_0017 3525\n")
 
 
 def runs(codes):
@@ -135,8 +142,9 @@ def describe(out, record, folder, segment, start):
         codes = digital.d_signal[:, c].astype(float)
         codes[np.isnan(physical.p_signal[:, c])] = np.nan
         name = digital.sig_name[c] or f"record {segment}, signal {c}"
-        out.append("\t".join([record, segment, str(start), str(len(codes)), name, digital.units[c],
-                              repr(float(digital.adc_gain[c])), str(digital.baseline[c]), runs(codes)]))
+        scaling = [digital.units[c], repr(float(digital.adc_gain[c])), str(digital.baseline[c])]
+        out.append("\t".join([record, segment, str(start), str(len(codes)), name, *scaling,
+                              runs(codes)]))
 
 
 def main():
