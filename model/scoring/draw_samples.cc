@@ -85,8 +85,9 @@ void DrawSlice(Flow& flow, const SampleOptions& options, int64_t begin, int64_t 
   at::Tensor x = decoded.value.to(at::kDouble).contiguous();
   at::Tensor log_det = decoded.log_det.to(at::kDouble).contiguous();
   for (int64_t i = 0; i < rows; ++i) {
-    bool finite =
-        AppendRow(spec, x.const_data_ptr<double>() + i * size, options.codes, result.samples);
+    const size_t width = static_cast<size_t>(size), start = static_cast<size_t>(begin + i) * width;
+    bool finite = StoreRow(spec, {x.const_data_ptr<double>() + i * size, width}, options.codes,
+                           std::span(result.samples).subspan(start, width));
     if (!options.want_log_prob) continue;
     // log p(x) = log p(z) - log|det dx/dz|.
     double log_prob = base[static_cast<size_t>(i)] - log_det.const_data_ptr<double>()[i];
