@@ -1,6 +1,6 @@
 # The one place that makes a library. Each library names its LAYER; BFLOW_LAYER_<layer> lists the
 # layers it may use directly (its own always). Third-party packages carry a label in the same table,
-# so a dependency that is not listed is a configure error. tools/check_includes.py reads this file
+# so a dependency that is not listed is a configure error. cmake/check_includes.py reads this file
 # and applies the same table to every #include.
 set(BFLOW_LAYERS base proto checkpoint data ops layers flow scorer_api scoring training metrics engine
                  registry config rpc client app)
@@ -67,8 +67,8 @@ function(bflow_library name)
   set_property(TARGET ${name} PROPERTY BFLOW_LAYER ${A_LAYER})
 endfunction()
 
-# bflow_program(bflow-server SRCS main.cc DEPS ...): layer app. OBJECT libraries in OBJECTS are linked
-# whole, because a static archive would drop translation units that only register operators.
+# bflow_program(bflow-server SRCS main.cc DEPS ...): layer app. A program or test that runs operators names
+# bflow_ops itself: the objects that register them reach direct dependents only.
 function(bflow_program name)
   cmake_parse_arguments(PARSE_ARGV 1 A "" "" "SRCS;DEPS")
   bflow_check_layer(${name} app ${A_DEPS})
