@@ -72,21 +72,25 @@ HostBatch TinyRows(const FlowSpec& spec, int64_t rows, uint64_t seed) {
 
 absl::StatusOr<Checkpoint> TinyCheckpoint(const FlowSpec& spec, int64_t calibration_rows,
                                           uint64_t seed) {
-  std::shared_ptr<Flow> flow = TinyFlow(spec, seed);
-  BFLOW_ASSIGN_OR_RETURN(FlowTensors tensors, CopyFlowTensors(*flow));
+  return CheckpointOf(*TinyFlow(spec, seed), calibration_rows);
+}
+
+absl::StatusOr<Checkpoint> CheckpointOf(Flow& flow, int64_t calibration_rows) {
+  const FlowSpec& spec = flow.spec();
+  BFLOW_ASSIGN_OR_RETURN(FlowTensors tensors, CopyFlowTensors(flow));
   BFLOW_ASSIGN_OR_RETURN(std::string bytes, SerializeSafetensors(tensors.tensors, {}));
   BFLOW_ASSIGN_OR_RETURN(SafetensorsFile file, SafetensorsFile::Parse(std::move(bytes)));
   std::optional<Calibration> calibration;
   if (calibration_rows > 0) {
     BFLOW_ASSIGN_OR_RETURN(
         WindowFeatures features,
-        ComputeFeatures(*flow, TinyRows(spec, calibration_rows, 7), CalibrationNoise(spec)));
+        ComputeFeatures(flow, TinyRows(spec, calibration_rows, 7), CalibrationNoise(spec)));
     BFLOW_ASSIGN_OR_RETURN(calibration, FitCalibration(features, spec.event_size(),
                                                        spec.quantised() ? "center" : "none"));
   }
   BFLOW_ASSIGN_OR_RETURN(
       SelfTest self_test,
-      MakeSelfTest(*flow, calibration ? &*calibration : nullptr, TinyRows(spec, 4, 11)));
+      MakeSelfTest(flow, calibration ? &*calibration : nullptr, TinyRows(spec, 4, 11)));
   return Checkpoint{spec,       std::move(file),     std::move(calibration), std::move(self_test),
                     Manifest{}, std::string(64, '0')};
 }

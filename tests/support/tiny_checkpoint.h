@@ -24,7 +24,9 @@ std::shared_ptr<Flow> TinyFlow(const FlowSpec& spec, uint64_t seed = 1);
 // Rows that fit the spec: a random walk in codes within the training range, or in the scaled unit.
 HostBatch TinyRows(const FlowSpec& spec, int64_t rows, uint64_t seed = 1);
 
-// A checkpoint of TinyFlow; `calibration_rows` rows of TinyRows calibrate it (0: no calibration).
+// A checkpoint of a flow; `calibration_rows` rows of TinyRows calibrate it (0: no calibration).
+absl::StatusOr<Checkpoint> CheckpointOf(Flow& flow, int64_t calibration_rows);
+// The same of TinyFlow(spec, seed).
 absl::StatusOr<Checkpoint> TinyCheckpoint(const FlowSpec& spec, int64_t calibration_rows,
                                           uint64_t seed = 1);
 
