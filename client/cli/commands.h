@@ -41,7 +41,7 @@ struct CommonFlags {
 struct InputFlags {
   std::string model;
   std::vector<std::string> inputs;
-  std::vector<std::string> signals;
+  std::string signals;  // comma-separated
   int64_t hop = 0;
   std::string from;
   std::string to;

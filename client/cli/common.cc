@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cstdio>
 
-#include "absl/strings/str_format.h"
+#include "absl/strings/str_split.h"
 #include "base/exit_code.h"
 #include "base/file.h"
 #include "base/status.h"
@@ -31,9 +31,7 @@ void InputFlags::Add(CLI::App* app) {
   app->add_option("MODEL", model, "name, name@version or name:label")->required();
   app->add_option("INPUT", inputs, "WFDB records (with or without .hea) or .npy files")->required();
   app->add_option("--signals", signals,
-                  "names of the record's signals, in the order of the model's channels")
-      ->delimiter(',')
-      ->expected(1);
+                  "A,B: names of the record's signals, in the order of the model's channels");
   app->add_option("--hop", hop, "frames from one window to the next; the window if not given")
       ->check(CLI::PositiveNumber);
   app->add_option("--from", from,
@@ -44,7 +42,7 @@ void InputFlags::Add(CLI::App* app) {
 absl::StatusOr<InputOptions> InputFlags::Options() const {
   InputOptions options;
   options.hop = hop;
-  options.signals = signals;
+  if (!signals.empty()) options.signals = absl::StrSplit(signals, ',');
   if (!from.empty()) {
     BFLOW_ASSIGN_OR_RETURN(options.from_s, ParseOffset(from));
   }

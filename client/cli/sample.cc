@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "base/exit_code.h"
+#include "base/json.h"
 #include "client/cli/commands.h"
 #include "client/model_name.h"
 #include "model/data/npy.h"
