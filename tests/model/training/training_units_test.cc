@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "base/file.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -151,7 +152,7 @@ TEST(Presets, SpecsAreValidForOtherSizesToo) {
     spec.levels = PublishedWaveformLevels(window, channels);
     for (int c = 0; c < channels; ++c) {
       ChannelSpec channel;
-      channel.name = "c" + std::to_string(c);
+      channel.name = absl::StrCat("c", c);
       channel.unit = "mV";
       channel.input_min = -128;
       channel.input_max = 127;
