@@ -15,5 +15,7 @@ if(BFLOW_CCACHE)
 endif()
 find_program(BFLOW_MOLD mold)
 if(BFLOW_MOLD)
-  add_link_options(-fuse-ld=mold)
+  # mold 1.10 can end the RELRO segment in a page that no segment maps, and the program does not start:
+  # segments on pages of their own rule that out.
+  add_link_options(-fuse-ld=mold -Wl,-z,separate-loadable-segments)
 endif()
