@@ -6,17 +6,17 @@ namespace bflow {
 
 enum ExitCode : int {
   kExitOk = 0,
-  kExitPartial = 1,          // some rows or records failed; they are listed
-  kExitUsage = 64,           // wrong command line
-  kExitBadInput = 65,        // input data cannot be used
-  kExitUnavailable = 69,     // system not supported or server unreachable
-  kExitInternal = 70,        // a defect of ours
-  kExitOs = 71,              // the operating system refused (port in use, thread)
-  kExitCannotWrite = 73,     // output cannot be created
-  kExitTemporary = 75,       // device lost or interrupted state that a rerun resumes
-  kExitConfiguration = 78,   // configuration
-  kExitInterrupted = 130,    // Ctrl-C; state is kept
-  kExitForced = 143,         // second SIGTERM
+  kExitPartial = 1,         // some rows or records failed; they are listed
+  kExitUsage = 64,          // wrong command line
+  kExitBadInput = 65,       // input data cannot be used
+  kExitUnavailable = 69,    // system not supported or server unreachable
+  kExitInternal = 70,       // a defect of ours
+  kExitOs = 71,             // the operating system refused (port in use, thread)
+  kExitCannotWrite = 73,    // output cannot be created
+  kExitTemporary = 75,      // device lost or interrupted state that a rerun resumes
+  kExitConfiguration = 78,  // configuration
+  kExitInterrupted = 130,   // Ctrl-C; state is kept
+  kExitForced = 143,        // second SIGTERM
 };
 
 }  // namespace bflow

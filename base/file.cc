@@ -67,7 +67,8 @@ absl::StatusOr<std::string> Read(const std::string& path, int64_t max_bytes, int
   struct stat info;
   if (fstat(fd.get(), &info) != 0) return ErrnoStatus("stat", path, errno);
   if (!S_ISREG(info.st_mode)) {
-    return absl::FailedPreconditionError(absl::StrCat(View(BaseName(path)), ": not a regular file"));
+    return absl::FailedPreconditionError(
+        absl::StrCat(View(BaseName(path)), ": not a regular file"));
   }
   if (info.st_size > max_bytes) {
     return absl::ResourceExhaustedError(absl::StrCat(View(BaseName(path)), ": ", info.st_size,
@@ -76,8 +77,8 @@ absl::StatusOr<std::string> Read(const std::string& path, int64_t max_bytes, int
   std::string content(static_cast<size_t>(info.st_size), '\0');
   size_t done = 0;
   while (done < content.size()) {
-    ssize_t n = pread(fd.get(), content.data() + done, content.size() - done,
-                      static_cast<off_t>(done));
+    ssize_t n =
+        pread(fd.get(), content.data() + done, content.size() - done, static_cast<off_t>(done));
     if (n < 0 && errno == EINTR) continue;
     if (n < 0) return ErrnoStatus("read", path, errno);
     if (n == 0) {
@@ -101,7 +102,8 @@ absl::Status WriteAll(int fd, std::string_view content, const std::string& path)
 
 absl::Status WriteTemporary(const std::string& temporary, const std::string& path,
                             std::string_view content, int mode) {
-  Descriptor fd(open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, mode));
+  Descriptor fd(
+      open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, mode));
   if (fd.get() < 0) return ErrnoStatus("create", path, errno);
   BFLOW_RETURN_IF_ERROR(WriteAll(fd.get(), content, path));
   if (fsync(fd.get()) != 0) return ErrnoStatus("flush", path, errno);

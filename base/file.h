@@ -1,6 +1,6 @@
-// Reading and writing whole files. Files are read into owned memory, never mapped: a mapped file that
-// is truncated by somebody else kills the reader. Writes are atomic: a reader sees the old file, the
-// new file or none, whatever happens to the writer or the power.
+// Reading and writing whole files. Files are read into owned memory, never mapped: a mapped file
+// that is truncated by somebody else kills the reader. Writes are atomic: a reader sees the old
+// file, the new file or none, whatever happens to the writer or the power.
 #ifndef BFLOW_BASE_FILE_H_
 #define BFLOW_BASE_FILE_H_
 
@@ -17,17 +17,18 @@ namespace bflow {
 // Error texts of these functions name the last component of the path only.
 
 // The content of a regular file of at most `max_bytes`. Symbolic links in the last component are
-// refused. Errors: NotFound; FailedPrecondition (not a regular file); ResourceExhausted (too large);
-// DataLoss (the file changed size while it was read); Internal (errno text).
+// refused. Errors: NotFound; FailedPrecondition (not a regular file); ResourceExhausted (too
+// large); DataLoss (the file changed size while it was read); Internal (errno text).
 absl::StatusOr<std::string> ReadFile(const std::string& path, int64_t max_bytes);
 
 // As ReadFile, but follows a symbolic link: for files that a person names on a command line.
 absl::StatusOr<std::string> ReadUserFile(const std::string& path, int64_t max_bytes);
 
-// Writes `content` to a temporary file in the same folder, flushes it to the disk, renames it to `path`
-// and flushes the folder. On any error the old file is untouched and the temporary is removed.
-// Errors: ResourceExhausted (disk full or file-size limit), PermissionDenied, Internal.
-absl::Status WriteFileAtomically(const std::string& path, std::string_view content, int mode = 0644);
+// Writes `content` to a temporary file in the same folder, flushes it to the disk, renames it to
+// `path` and flushes the folder. On any error the old file is untouched and the temporary is
+// removed. Errors: ResourceExhausted (disk full or file-size limit), PermissionDenied, Internal.
+absl::Status WriteFileAtomically(const std::string& path, std::string_view content,
+                                 int mode = 0644);
 
 // Creates a folder and its missing parents.
 absl::Status MakeDirectories(const std::string& path, int mode = 0755);

@@ -1,5 +1,5 @@
-// Strict JSON for files from outside: bounded depth, no duplicate keys, valid UTF-8, nothing after the
-// value. Parsing is nlohmann::json's; this adds what its default parser lets through.
+// Strict JSON for files from outside: bounded depth, no duplicate keys, valid UTF-8, nothing after
+// the value. Parsing is nlohmann::json's; this adds what its default parser lets through.
 #ifndef BFLOW_BASE_JSON_H_
 #define BFLOW_BASE_JSON_H_
 

@@ -13,8 +13,8 @@ namespace {
 
 spdlog::logger& Logger() {
   static const std::shared_ptr<spdlog::logger> logger = [] {
-    auto created =
-        std::make_shared<spdlog::logger>("bflow", std::make_shared<spdlog::sinks::stderr_sink_mt>());
+    auto created = std::make_shared<spdlog::logger>(
+        "bflow", std::make_shared<spdlog::sinks::stderr_sink_mt>());
     created->set_pattern("%v");
     created->set_level(spdlog::level::info);
     created->flush_on(spdlog::level::trace);
@@ -54,8 +54,7 @@ const char* Name(LogLevel level) {
 }  // namespace
 
 absl::Status SetLogLevel(std::string_view name) {
-  for (LogLevel level :
-       {LogLevel::kDebug, LogLevel::kInfo, LogLevel::kWarning, LogLevel::kError}) {
+  for (LogLevel level : {LogLevel::kDebug, LogLevel::kInfo, LogLevel::kWarning, LogLevel::kError}) {
     if (name == Name(level)) {
       Logger().set_level(ToSpdlog(level));
       return absl::OkStatus();

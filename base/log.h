@@ -1,5 +1,5 @@
-// JSON lines on stderr, by spdlog. A line holds an event name and fields chosen by the caller; callers
-// never pass patient data, client strings or paths beyond a file's last component.
+// JSON lines on stderr, by spdlog. A line holds an event name and fields chosen by the caller;
+// callers never pass patient data, client strings or paths beyond a file's last component.
 #ifndef BFLOW_BASE_LOG_H_
 #define BFLOW_BASE_LOG_H_
 

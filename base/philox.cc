@@ -32,8 +32,8 @@ std::array<uint32_t, 4> PhiloxBlock(uint64_t seed, uint64_t row, uint32_t block,
 
 void FillUniform(uint64_t seed, uint64_t row, uint32_t draw, int64_t n, float* out) {
   for (int64_t d = 0; d < n; d += 4) {
-    std::array<uint32_t, 4> words = PhiloxBlock(seed, row, static_cast<uint32_t>(d / 4),
-                                                RandomPurpose::kDequantization, draw);
+    std::array<uint32_t, 4> words =
+        PhiloxBlock(seed, row, static_cast<uint32_t>(d / 4), RandomPurpose::kDequantization, draw);
     for (int64_t j = 0; j < 4 && d + j < n; ++j) out[d + j] = PhiloxUniform(words[j]);
   }
 }

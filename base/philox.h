@@ -1,6 +1,6 @@
-// Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011): a counter-based
-// generator, so that the number of row r, dimension d and draw k is the same for any batching, chunking
-// or device. The key is the seed; the counter words are
+// Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011): a
+// counter-based generator, so that the number of row r, dimension d and draw k is the same for any
+// batching, chunking or device. The key is the seed; the counter words are
 //   (row low, row high, floor(d / 4), purpose * 2^24 + draw),
 // and one block of four words serves the dimensions 4b .. 4b + 3.
 #ifndef BFLOW_BASE_PHILOX_H_
@@ -26,9 +26,9 @@ inline float PhiloxUniform(uint32_t word) { return static_cast<float>(word >> 8)
 // out[d] for d < n: uniforms in [0, 1) of row `row` and draw `draw`, purpose kDequantization.
 void FillUniform(uint64_t seed, uint64_t row, uint32_t draw, int64_t n, float* out);
 
-// out[d] for d < n: standard normals of row `row`, purpose kLatent, draw 0. Pairs (a, b) of words give
-// r = sqrt(-2 ln((a + 0.5) 2^-32)), t = 2 pi b 2^-32; even dimension r cos t, odd r sin t (Box-Muller),
-// computed in float64.
+// out[d] for d < n: standard normals of row `row`, purpose kLatent, draw 0. Pairs (a, b) of words
+// give r = sqrt(-2 ln((a + 0.5) 2^-32)), t = 2 pi b 2^-32; even dimension r cos t, odd r sin t
+// (Box-Muller), computed in float64.
 void FillNormal(uint64_t seed, uint64_t row, int64_t n, double* out);
 
 }  // namespace bflow

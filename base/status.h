@@ -11,10 +11,10 @@
 #define BFLOW_STATUS_CONCAT_(a, b) BFLOW_STATUS_CONCAT_INNER_(a, b)
 
 // Returns the status of `expr` from the enclosing function unless it is OK.
-#define BFLOW_RETURN_IF_ERROR(expr)                         \
-  do {                                                      \
-    absl::Status bflow_status_ = (expr);                    \
-    if (!bflow_status_.ok()) return bflow_status_;          \
+#define BFLOW_RETURN_IF_ERROR(expr)                \
+  do {                                             \
+    absl::Status bflow_status_ = (expr);           \
+    if (!bflow_status_.ok()) return bflow_status_; \
   } while (false)
 
 // BFLOW_ASSIGN_OR_RETURN(auto x, F()): assigns the value or returns the error.

@@ -15,8 +15,8 @@ TEST(JsonTest, ParsesAnObject) {
 }
 
 TEST(JsonTest, RefusesWhatALenientParserLetsThrough) {
-  for (const char* text : {R"({"a":1,"a":2})", R"({"a":1} x)", "{", "", "[1,]", "\xff", "{\"a\":NaN}",
-                           R"({"a":{"b":1,"b":2}})"}) {
+  for (const char* text : {R"({"a":1,"a":2})", R"({"a":1} x)", "{", "", "[1,]", "\xff",
+                           "{\"a\":NaN}", R"({"a":{"b":1,"b":2}})"}) {
     EXPECT_EQ(ParseJson(text).status().code(), absl::StatusCode::kInvalidArgument) << text;
   }
 }
