@@ -22,9 +22,9 @@ int MaxFactors(int64_t size) {
 std::vector<Preset> MakePresets() {
   Preset published;
   published.name = "waveform-published";
-  published.summary = "the published waveform flow with our training: Adam 2e-3, cosine, batch 128";
+  published.summary = "the published waveform flow with our training: Adam 1e-2, cosine, batch 128";
   published.settings.schedule = {.kind = ScheduleKind::kCosine,
-                                 .learning_rate = 2e-3,
+                                 .learning_rate = 1e-2,
                                  .warmup_steps = 20,
                                  .total_steps = 0,
                                  .decay = 1};
