@@ -1,10 +1,12 @@
-// Our operators against the same layers in eager ATen operators: one thread, one process,
-// interleaved rounds; the median over the rounds of time per call and its quartiles. Outputs are
-// compared first.
+// Our operators against the same layers in eager ATen operators, alone and in a whole training
+// step: one thread, one process, interleaved rounds; the median over the rounds of time per call
+// and its quartiles. Outputs are compared first.
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <functional>
+#include <memory>
+#include <span>
 #include <vector>
 
 #include <time.h>
@@ -12,6 +14,11 @@
 #include "ATen/Parallel.h"
 #include "bench/micro/waveform_block.h"
 #include "c10/core/GradMode.h"
+#include "model/flow/flow.h"
+#include "model/training/adam.h"
+#include "model/training/presets.h"
+#include "torch/csrc/autograd/autograd.h"
+#include "torch/library.h"
 
 namespace bflow::bench {
 namespace {
@@ -89,6 +96,87 @@ void CompareBlock(bool backward) {
       3, [&] { run(false); }, [&] { run(true); });
 }
 
+// While it lives, every bflow operator called with gradients is its plain ATen reference, recorded
+// by ATen's own autograd. AutogradCPU is looked up before the alias Autograd of our formulas.
+class EagerOperators {
+ public:
+  EagerOperators()
+      : library_(torch::Library::IMPL, "bflow", c10::DispatchKey::AutogradCPU, __FILE__, __LINE__) {
+    library_.impl("butterfly", TORCH_FN(ButterflyReference));
+    library_.impl("act_norm", TORCH_FN(ActNormReference));
+    library_.impl("lu_matmul", TORCH_FN(LuMatmulReference));
+    library_.impl("affine_coupling", TORCH_FN(AffineCouplingReference));
+  }
+
+ private:
+  torch::Library library_;
+};
+
+// Loss, gradients and the update by Adam (ours in both), as bflow-train does them for a batch of
+// the published flow: windows of 1024 x 2.
+class TrainingStep {
+ public:
+  TrainingStep() : adam_({}) {
+    FlowSpec spec;
+    spec.event_shape = {1024, 2};
+    spec.sampling_rate_hz = 125;
+    spec.dequantization = SpecDequantization::kNone;
+    for (const char* name : {"MCL1", "V"}) {
+      ChannelSpec& channel = spec.channels.emplace_back();
+      channel.name = name;
+      channel.input_min = -1;
+      channel.input_max = 1;
+    }
+    spec.levels = PublishedWaveformLevels(1024, 2);
+    auto made = Flow::Create(spec, 1, at::kFloat);
+    if (!made.ok()) {
+      std::fprintf(stderr, "%s\n", made.status().ToString().c_str());
+      std::exit(1);
+    }
+    flow_ = *std::move(made);
+    x_ = at::rand({128, 1024, 2}) * 2 - 1;
+    flow_->InitialiseFrom(x_);
+    std::vector<std::span<float>> buffers;
+    for (const at::Tensor& tensor : flow_->parameters()) {
+      tensors_.push_back(tensor);
+      buffers.emplace_back(tensor.data_ptr<float>(), static_cast<size_t>(tensor.numel()));
+    }
+    adam_ = Adam(buffers);
+  }
+
+  at::Tensor Loss() { return -flow_->LogProb(x_).mean() / static_cast<double>(x_[0].numel()); }
+  void Run() {
+    std::vector<at::Tensor> gradients = torch::autograd::grad({Loss()}, tensors_);
+    std::vector<std::span<const float>> buffers;
+    for (at::Tensor& gradient : gradients) {
+      gradient = gradient.contiguous();
+      buffers.emplace_back(gradient.data_ptr<float>(), static_cast<size_t>(gradient.numel()));
+    }
+    adam_.Step(1e-4, buffers);
+  }
+
+ private:
+  std::shared_ptr<Flow> flow_;
+  at::Tensor x_;
+  std::vector<at::Tensor> tensors_;
+  Adam adam_;
+};
+
+void CompareTrainingStep() {
+  TrainingStep step;
+  const at::Tensor ours = step.Loss().detach();
+  {
+    const EagerOperators eager;
+    CheckEqual("training step", ours, step.Loss().detach());
+  }
+  Compare(
+      "training step, published flow 1024 x 2, B=128", 7, 3, [&] { step.Run(); },
+      [&] {
+        const EagerOperators eager;
+        step.Run();
+      });
+}
+
 }  // namespace
 }  // namespace bflow::bench
 
@@ -101,5 +189,6 @@ int main() {
   bflow::bench::CompareButterfly(false);
   bflow::bench::CompareBlock(false);
   bflow::bench::CompareBlock(true);
+  bflow::bench::CompareTrainingStep();
   return 0;
 }
