@@ -2,6 +2,8 @@
 #ifndef BFLOW_BASE_EXIT_CODE_H_
 #define BFLOW_BASE_EXIT_CODE_H_
 
+#include <cstdio>
+
 namespace bflow {
 
 enum ExitCode : int {
@@ -18,6 +20,14 @@ enum ExitCode : int {
   kExitInterrupted = 130,   // Ctrl-C; state is kept
   kExitForced = 143,        // second SIGTERM
 };
+
+// The last words of a program: `exit_code`, or kExitCannotWrite and a line on stderr if what was
+// printed did not reach standard output.
+inline int ExitAfterOutput(int exit_code, const char* program) {
+  if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return exit_code;
+  std::fprintf(stderr, "%s: standard output: cannot be written\n", program);
+  return kExitCannotWrite;
+}
 
 }  // namespace bflow
 

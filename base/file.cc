@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdlib>
 #include <cstring>
 #include <memory>
 
@@ -132,6 +133,29 @@ absl::Status WriteFileAtomically(const std::string& path, std::string_view conte
   Descriptor folder(open(DirName(path).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (folder.get() < 0) return ErrnoStatus("open the folder of", path, errno);
   if (fsync(folder.get()) != 0) return ErrnoStatus("flush the folder of", path, errno);
+  return absl::OkStatus();
+}
+
+absl::Status WriteUserFile(const std::string& path, std::string_view content) {
+  struct stat info;
+  if (stat(path.c_str(), &info) != 0) {
+    if (errno != ENOENT) return ErrnoStatus("create", path, errno);
+    if (lstat(path.c_str(), &info) == 0) {
+      return absl::NotFoundError(
+          absl::StrCat("create ", View(BaseName(path)), ": a symbolic link that leads nowhere"));
+    }
+    return WriteFileAtomically(path, content);
+  }
+  if (S_ISREG(info.st_mode)) {
+    const std::unique_ptr<char, decltype(&std::free)> target(realpath(path.c_str(), nullptr),
+                                                             std::free);
+    if (target == nullptr) return ErrnoStatus("create", path, errno);
+    return WriteFileAtomically(target.get(), content, static_cast<int>(info.st_mode & 0777));
+  }
+  Descriptor fd(open(path.c_str(), O_WRONLY | O_CLOEXEC));
+  if (fd.get() < 0) return ErrnoStatus("open", path, errno);
+  BFLOW_RETURN_IF_ERROR(WriteAll(fd.get(), content, path));
+  if (fd.Close() != 0) return ErrnoStatus("close", path, errno);
   return absl::OkStatus();
 }
 

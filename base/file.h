@@ -30,6 +30,11 @@ absl::StatusOr<std::string> ReadUserFile(const std::string& path, int64_t max_by
 absl::Status WriteFileAtomically(const std::string& path, std::string_view content,
                                  int mode = 0644);
 
+// For an output file that a person names on a command line. A regular file (also at the end of a
+// symbolic link, and one that does not exist yet) is written as WriteFileAtomically does and keeps
+// its mode; a device or a pipe is written to as it stands. Errors as WriteFileAtomically.
+absl::Status WriteUserFile(const std::string& path, std::string_view content);
+
 // Creates a folder and its missing parents.
 absl::Status MakeDirectories(const std::string& path, int mode = 0755);
 

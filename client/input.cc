@@ -96,6 +96,9 @@ bool HasSignals(const WaveformRecord& record, const std::string& segment,
 
 absl::StatusOr<InputWindows> LoadRecord(const std::string& path, const PinnedModel& model,
                                         const InputOptions& options) {
+  if (BaseName(path).empty()) {
+    return absl::InvalidArgumentError("INPUT: a WFDB record or .npy file is needed, not a folder");
+  }
   BFLOW_ASSIGN_OR_RETURN(const auto channels, Channels(model, options));
   BFLOW_ASSIGN_OR_RETURN(WaveformRecord read, ReadWfdbRecord(path));
   auto record = std::make_shared<const WaveformRecord>(std::move(read));

@@ -1,5 +1,6 @@
 #include "client/rpc_status.h"
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "base/exit_code.h"
 #include "google/rpc/error_details.pb.h"
@@ -65,6 +66,9 @@ int ExitCodeForStatus(const absl::Status& status) {
     case absl::StatusCode::kNotFound:
     case absl::StatusCode::kOutOfRange:
       return kExitUsage;
+    case absl::StatusCode::kFailedPrecondition:
+      // What this model cannot do was asked of it, except where it is broken.
+      return absl::StartsWith(status.message(), "MODEL_FAILED") ? kExitUnavailable : kExitUsage;
     case absl::StatusCode::kInternal:
     case absl::StatusCode::kUnknown:
     case absl::StatusCode::kDataLoss:

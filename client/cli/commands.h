@@ -4,6 +4,7 @@
 #define BFLOW_CLIENT_CLI_COMMANDS_H_
 
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -42,7 +43,7 @@ struct InputFlags {
   std::string model;
   std::vector<std::string> inputs;
   std::string signals;  // comma-separated
-  int64_t hop = 0;
+  std::optional<int64_t> hop;
   std::string from;
   std::string to;
 
@@ -50,12 +51,16 @@ struct InputFlags {
   absl::StatusOr<InputOptions> Options() const;
 };
 
+// Accepts decimal digits only: the parser's own unsigned numbers wrap around below 0.
+const CLI::Validator& WholeNumber();
+
 // Prints "bflow: text" to stderr and returns `exit_code`.
 int Fail(const std::string& text, int exit_code);
 // The same with the status' text and its exit code.
 int Fail(const absl::Status& status);
 
-// False if the folder of `path` cannot be written to: found before the work, not after.
+// False if no file can be made at `path`, nor the device or pipe there written to: found before the
+// work, not after.
 bool CanWrite(const std::string& path);
 
 // A bar on stderr while it is a terminal, else nothing.

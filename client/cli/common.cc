@@ -1,3 +1,4 @@
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -33,7 +34,7 @@ void InputFlags::Add(CLI::App* app) {
   app->add_option("--signals", signals,
                   "A,B: names of the record's signals, in the order of the model's channels");
   app->add_option("--hop", hop, "frames from one window to the next; the window if not given")
-      ->check(CLI::PositiveNumber);
+      ->check(WholeNumber());
   app->add_option("--from", from,
                   "only windows from this time into the record: SECONDS or H:MM:SS");
   app->add_option("--to", to, "only windows that end by this time into the record");
@@ -41,7 +42,8 @@ void InputFlags::Add(CLI::App* app) {
 
 absl::StatusOr<InputOptions> InputFlags::Options() const {
   InputOptions options;
-  options.hop = hop;
+  if (hop.has_value() && *hop < 1) return absl::InvalidArgumentError("--hop: takes 1 or more");
+  options.hop = hop.value_or(0);
   if (!signals.empty()) options.signals = absl::StrSplit(signals, ',');
   if (!from.empty()) {
     BFLOW_ASSIGN_OR_RETURN(options.from_s, ParseOffset(from));
@@ -50,6 +52,18 @@ absl::StatusOr<InputOptions> InputFlags::Options() const {
     BFLOW_ASSIGN_OR_RETURN(options.to_s, ParseOffset(to));
   }
   return options;
+}
+
+const CLI::Validator& WholeNumber() {
+  static const CLI::Validator validator(
+      [](std::string& text) {
+        const bool digits = !text.empty() && std::all_of(text.begin(), text.end(), [](char c) {
+          return c >= '0' && c <= '9';
+        });
+        return digits ? std::string() : std::string("takes a whole number, 0 or more");
+      },
+      "");
+  return validator;
 }
 
 int Fail(const std::string& text, int exit_code) {
@@ -63,7 +77,12 @@ int Fail(const absl::Status& status) {
 }
 
 bool CanWrite(const std::string& path) {
-  return !IsDirectory(path) && access(DirName(path).c_str(), W_OK) == 0;
+  struct stat info;
+  if (stat(path.c_str(), &info) == 0) {
+    if (S_ISDIR(info.st_mode)) return false;
+    if (!S_ISREG(info.st_mode)) return access(path.c_str(), W_OK) == 0;
+  }
+  return access(DirName(path).c_str(), W_OK) == 0;
 }
 
 ProgressBar::ProgressBar(const std::string& label, int64_t total)

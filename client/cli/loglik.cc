@@ -143,7 +143,7 @@ int Run(const Flags& flags) {
   const JobOutcome job = RunJob(&client, flags.input, score);
   if (job.exit_code != kExitOk) return job.exit_code;
   if (!flags.out.empty()) {
-    const absl::Status written = WriteFileAtomically(flags.out, Csv(job.model, records));
+    const absl::Status written = WriteUserFile(flags.out, Csv(job.model, records));
     if (!written.ok()) {
       return Fail("--out: " + std::string(written.message().data(), written.message().size()),
                   kExitCannotWrite);
@@ -164,7 +164,8 @@ Command AddLogLik(CLI::App* program) {
   auto flags = std::make_shared<Flags>();
   flags->Add(app);
   flags->input.Add(app);
-  app->add_option("--seed", flags->seed, "of the dequantisation noise; random if not given");
+  app->add_option("--seed", flags->seed, "of the dequantisation noise; random if not given")
+      ->check(WholeNumber());
   app->add_option("--draws", flags->draws, "noise draws per window")
       ->check(CLI::Range(1, 64))
       ->capture_default_str();

@@ -14,10 +14,7 @@ namespace {
 // Output files appear whole under their name or not at all, so that nothing is left to tidy up.
 void OnInterrupt(int) { _exit(kExitInterrupted); }
 
-}  // namespace
-
-int RunBflow(int argc, char** argv) {
-  std::signal(SIGINT, OnInterrupt);
+int Dispatch(int argc, char** argv) {
   std::vector<std::string> arguments = NormaliseArguments(argc, argv);
   const auto flags_end = std::find(arguments.begin(), arguments.end(), "--");
   if (std::find(arguments.begin(), flags_end, "--version") != flags_end) {
@@ -46,6 +43,14 @@ int RunBflow(int argc, char** argv) {
     if (command.app->parsed()) return command.run();
   }
   return kExitUsage;
+}
+
+}  // namespace
+
+int RunBflow(int argc, char** argv) {
+  std::signal(SIGINT, OnInterrupt);
+  std::signal(SIGXFSZ, SIG_IGN);  // an error of the write, as a full disk is
+  return ExitAfterOutput(Dispatch(argc, argv), "bflow");
 }
 
 }  // namespace bflow

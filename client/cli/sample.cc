@@ -18,6 +18,9 @@ namespace {
 
 namespace v1 = ::butterflyflow::v1;
 
+// All samples of a call are in memory until they are written.
+constexpr int64_t kMaxBytes = int64_t{4} << 30;
+
 struct Flags : CommonFlags {
   std::string model;
   uint64_t num = 0;
@@ -108,12 +111,21 @@ int Run(const Flags& flags) {
   if (flags.temperature.has_value() && !(*flags.temperature > 0 && *flags.temperature <= 4)) {
     return Fail("--temperature: takes a number above 0, at most 4", kExitUsage);
   }
+  if (flags.num < 1) return Fail("--num: takes 1 or more", kExitUsage);
   if (!flags.out.empty() && !CanWrite(flags.out)) {
     return Fail("--out: the file cannot be created there", kExitCannotWrite);
   }
   FlowClient client(*client_options);
   const auto model = client.Pin(*selector);
   if (!model.ok()) return Fail(model.status());
+  const int64_t samples_max =
+      kMaxBytes / (std::max<int64_t>(model->EventValues(), 1) * int64_t{sizeof(float)});
+  if (flags.num > static_cast<uint64_t>(samples_max)) {
+    return Fail(
+        absl::StrCat("--num: at most ", samples_max,
+                     " samples of this model are held in memory; draw them in several calls"),
+        kExitUsage);
+  }
   SampleOptions options;
   options.seed = flags.seed.has_value() ? *flags.seed : RandomSeed();
   options.temperature = flags.temperature;
@@ -143,8 +155,8 @@ Command AddSample(CLI::App* program) {
   auto flags = std::make_shared<Flags>();
   app->add_option("MODEL", flags->model, "name, name@version or name:label")->required();
   flags->Add(app);
-  app->add_option("--num", flags->num, "samples to draw")->required()->check(CLI::PositiveNumber);
-  app->add_option("--seed", flags->seed, "random if not given; printed");
+  app->add_option("--num", flags->num, "samples to draw")->required()->check(WholeNumber());
+  app->add_option("--seed", flags->seed, "random if not given; printed")->check(WholeNumber());
   app->add_option("--temperature", flags->temperature, "scale of the latent, above 0, at most 4");
   app->add_option("--unit", flags->unit, "code or scaled; the model's own if not given")
       ->check(CLI::IsMember({"code", "scaled"}));

@@ -43,7 +43,7 @@ int Run(const Flags& flags) {
   const JobOutcome job = RunJob(&client, flags.input, score);
   if (job.exit_code != kExitOk) return job.exit_code;
   if (!flags.out.empty()) {
-    const absl::Status written = WriteFileAtomically(flags.out, ScoreCsv(job.model, records));
+    const absl::Status written = WriteUserFile(flags.out, ScoreCsv(job.model, records));
     if (!written.ok()) {
       return Fail("--out: " + std::string(written.message().data(), written.message().size()),
                   kExitCannotWrite);

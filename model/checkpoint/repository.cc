@@ -6,18 +6,11 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/file.h"
+#include "base/names.h"
 #include "base/status.h"
 #include "model/checkpoint/checkpoint_files.h"
 
 namespace bflow {
-
-bool IsValidModelName(std::string_view name) {
-  auto lower_or_digit = [](char c) { return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9'); };
-  if (name.empty() || name.size() > 64 || !lower_or_digit(name.front())) return false;
-  const bool plain = std::all_of(name.begin(), name.end(),
-                                 [&](char c) { return lower_or_digit(c) || c == '_' || c == '-'; });
-  return plain && name != "other" && !name.ends_with("-sampler");
-}
 
 std::optional<int64_t> ParseVersion(std::string_view text) {
   if (text.empty() || text.front() < '1' || text.front() > '9') return std::nullopt;

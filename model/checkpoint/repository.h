@@ -17,8 +17,6 @@
 
 namespace bflow {
 
-// [a-z0-9][a-z0-9_-]{0,63}, not "other", not ending in "-sampler".
-bool IsValidModelName(std::string_view name);
 // Decimal in 1 .. 2^63-1 without leading zero.
 std::optional<int64_t> ParseVersion(std::string_view text);
 

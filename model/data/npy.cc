@@ -244,7 +244,7 @@ absl::Status WriteNpy(const std::string& path, const std::vector<int64_t>& shape
   if (type == NpyType::kFloat32) {
     bytes.resize(start + values.size() * sizeof(float));
     if (!values.empty()) std::memcpy(&bytes[start], values.data(), values.size() * sizeof(float));
-    return WriteFileAtomically(path, bytes);
+    return WriteUserFile(path, bytes);
   }
   bytes.resize(start + values.size() * sizeof(int16_t));
   for (size_t i = 0; i < values.size(); ++i) {
@@ -255,7 +255,7 @@ absl::Status WriteNpy(const std::string& path, const std::vector<int64_t>& shape
     const auto code = static_cast<int16_t>(rounded);
     std::memcpy(&bytes[start + i * sizeof(code)], &code, sizeof(code));
   }
-  return WriteFileAtomically(path, bytes);
+  return WriteUserFile(path, bytes);
 }
 
 }  // namespace bflow

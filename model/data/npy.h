@@ -40,7 +40,7 @@ absl::StatusOr<NpyWindows> WindowsOfNpy(const NpyArray& array, int64_t window, i
 enum class NpyType { kInt16, kFloat32 };
 
 // Writes `values` atomically; kInt16 rounds to nearest. Errors: InvalidArgument (size against
-// shape, a value outside int16), those of WriteFileAtomically.
+// shape, a value outside int16), those of WriteUserFile.
 absl::Status WriteNpy(const std::string& path, const std::vector<int64_t>& shape,
                       const std::vector<float>& values, NpyType type);
 

@@ -11,6 +11,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "base/names.h"
 #include "base/status.h"
 #include "model/checkpoint/repository.h"
 #include "model/training/presets.h"

@@ -30,10 +30,7 @@ void InstallHandlers() {
   sigaction(SIGPIPE, &ignore, nullptr);
 }
 
-}  // namespace
-
-int main(int argc, char** argv) {
-  InstallHandlers();
+int Run(int argc, char** argv) {
   absl::StatusOr<bflow::TrainOptions> options =
       bflow::ParseTrainOptions(std::vector<std::string>(argv + 1, argv + argc));
   if (!options.ok()) {
@@ -49,4 +46,11 @@ int main(int argc, char** argv) {
     return bflow::kExitOk;
   }
   return bflow::RunTrain(*options, stop);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  InstallHandlers();
+  return bflow::ExitAfterOutput(Run(argc, argv), "bflow-train");
 }

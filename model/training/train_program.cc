@@ -309,8 +309,10 @@ int Run::Train() {
                  Trainer::kMaxBadSteps, static_cast<int>(outcome_.steps));
   }
   if (outcome_.end == TrainingEnd::kInterrupted) {
-    std::fprintf(stderr, "interrupted after step %d; writing the model as it is\n",
-                 static_cast<int>(outcome_.steps));
+    std::fprintf(
+        stderr,
+        "interrupted after step %d; writing the model as it is (once more ends without one)\n",
+        static_cast<int>(outcome_.steps));
   }
   return kExitOk;
 }

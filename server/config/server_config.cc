@@ -7,6 +7,7 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "base/names.h"
 #include "base/status.h"
 #include "butterflyflow/v1/server_config.pb.h"
 #include "google/protobuf/io/tokenizer.h"
@@ -97,6 +98,10 @@ absl::StatusOr<std::vector<ConfiguredModel>> ConvertModels(const pb::Repository&
     const pb::Repository::Model& model = repository.models(i);
     const std::string field = absl::StrCat("repository.models[", i, "]");
     if (model.name().empty()) return Bad(field + ".name", "is required");
+    if (!IsValidModelName(model.name())) {
+      return Bad(field + ".name",
+                 "takes [a-z0-9][a-z0-9_-]{0,63}, not other, not ending in -sampler");
+    }
     ConfiguredModel converted;
     converted.name = model.name();
     if (model.has_version()) {
@@ -169,13 +174,6 @@ void ConvertBatching(const pb::Batching& from, Checker& check, ServerConfig::Bat
 }
 
 }  // namespace
-
-bool IsValidLabel(std::string_view label) {
-  if (label.empty() || label.size() > 32 || label[0] < 'a' || label[0] > 'z') return false;
-  return std::all_of(label.begin(), label.end(), [](char c) {
-    return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '_' || c == '-';
-  });
-}
 
 pb::ServerConfig DefaultConfig() {
   pb::ServerConfig config;

@@ -94,9 +94,6 @@ absl::StatusOr<ServerConfig> ConvertConfig(const butterflyflow::v1::ServerConfig
 // The effective configuration as a textproto.
 std::string PrintConfig(const butterflyflow::v1::ServerConfig& config);
 
-// [a-z][a-z0-9_-]{0,31}.
-bool IsValidLabel(std::string_view label);
-
 }  // namespace bflow
 
 #endif  // BFLOW_SERVER_CONFIG_SERVER_CONFIG_H_

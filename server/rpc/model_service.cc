@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "base/names.h"
 #include "base/status.h"
 #include "server/exec/reason.h"
 #include "server/rpc/tensor_codec.h"

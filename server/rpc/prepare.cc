@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "base/names.h"
 #include "base/status.h"
 #include "server/config/server_config.h"
 #include "server/exec/reason.h"

@@ -47,6 +47,28 @@ TEST_F(FileTest, RefusesWhatIsNotARegularFileOfBoundedSize) {
   EXPECT_EQ(*ReadUserFile(Path("link"), 100), "12345");
 }
 
+TEST_F(FileTest, AUsersFileMayBeALinkOrADevice) {
+  ASSERT_TRUE(WriteUserFile(Path("new"), "1").ok());
+  ASSERT_EQ(chmod(Path("new").c_str(), 0640), 0);
+  ASSERT_EQ(symlink("new", Path("link").c_str()), 0);
+  ASSERT_TRUE(WriteUserFile(Path("link"), "2").ok());
+  struct stat info;
+  ASSERT_EQ(lstat(Path("link").c_str(), &info), 0);
+  EXPECT_TRUE(S_ISLNK(info.st_mode)) << "the link is still one";
+  EXPECT_EQ(*ReadFile(Path("new"), 100), "2");
+  ASSERT_EQ(stat(Path("new").c_str(), &info), 0);
+  EXPECT_EQ(info.st_mode & 0777, 0640u);
+
+  ASSERT_TRUE(WriteUserFile("/dev/null", "3").ok());
+  ASSERT_EQ(lstat("/dev/null", &info), 0);
+  EXPECT_TRUE(S_ISCHR(info.st_mode)) << "the device is still one";
+  EXPECT_EQ(WriteUserFile("/dev/full", "3").code(), absl::StatusCode::kResourceExhausted);
+
+  ASSERT_EQ(symlink("none", Path("dangling").c_str()), 0);
+  EXPECT_EQ(WriteUserFile(Path("dangling"), "4").code(), absl::StatusCode::kNotFound);
+  EXPECT_EQ(WriteUserFile(folder_, "4").code(), absl::StatusCode::kInternal);
+}
+
 // The file-size limit makes write() fail half way, as a full disk does.
 TEST_F(FileTest, AFullDiskLeavesTheOldFile) {
   ASSERT_TRUE(WriteFileAtomically(Path("a"), "old").ok());

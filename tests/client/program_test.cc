@@ -179,6 +179,12 @@ TEST_F(ProgramTest, ExitCodesOfUsageAndOutput) {
   EXPECT_EQ(Run({"score", "ecg", record, "--alpha=1.5"}).exit_code, 64);
   EXPECT_EQ(Run({"loglik", "ecg", record, "--draws=65"}).exit_code, 64);
   EXPECT_EQ(Run({"sample", "ecg", "--num=1", "--temperature=0"}).exit_code, 64);
+  EXPECT_EQ(Run({"sample", "ecg", "--num=0"}).exit_code, 64);
+  EXPECT_EQ(Run({"sample", "ecg", "--num=1", "--seed=-1"}).exit_code, 64);
+  EXPECT_EQ(Run({"sample", "ecg", "--num=99999999999"}).exit_code, 64) << "more than memory holds";
+  EXPECT_EQ(Run({"loglik", "ecg", record, "--hop=0"}).exit_code, 64);
+  EXPECT_EQ(Run({"score", "ecg", "/"}).exit_code, 65);
+  EXPECT_EQ(Run({"loglik", "ecg", record, "--out=/dev/full"}).exit_code, 73);
   EXPECT_EQ(Run({"score", "nobody", record}).exit_code, 64);
   EXPECT_EQ(Run({"score", "ecg", record, "--out=/nonexistent/x.csv"}).exit_code, 73);
   server_.failures.assign(4, grpc::Status(grpc::UNAVAILABLE, "gone"));

@@ -23,9 +23,9 @@ struct Outcome {
 class SmokeTest : public ServerTest {
  protected:
   // `words` hold nothing that a shell would change.
-  Outcome Run(const std::string& words) {
+  Outcome Run(const std::string& words, const std::string& redirection = "") {
     const std::string command = std::string(BFLOW_PROGRAM) + " " + words +
-                                " --server=" + app_->listen().ToString() + " 2>&1";
+                                " --server=" + app_->listen().ToString() + " 2>&1" + redirection;
     Outcome outcome;
     FILE* pipe = popen(command.c_str(), "r");
     if (pipe == nullptr) return outcome;
@@ -80,10 +80,12 @@ TEST_F(SmokeTest, AUsersSession) {
   const Outcome again = Run("loglik ecg " + file + " --seed=1");
   EXPECT_EQ(again.exit_code, 0) << again.text;
 
+  EXPECT_EQ(Run("models", " >/dev/full").exit_code, 73);
+
   const Outcome unknown = Run("score nobody " + record);
   EXPECT_EQ(unknown.exit_code, 64) << unknown.text;
   const Outcome plain = Run("score plain " + record);
-  EXPECT_NE(plain.exit_code, 0) << plain.text;
+  EXPECT_EQ(plain.exit_code, 64) << plain.text;
   EXPECT_NE(plain.text.find("NO_CALIBRATION"), std::string::npos) << plain.text;
 }
 

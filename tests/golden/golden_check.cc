@@ -85,7 +85,7 @@ int Run(const std::string& directory, const std::vector<std::string>& kinds) {
 
 int main(int argc, char** argv) {
   CLI::App app{"Evaluates golden vectors with this build, in float64 and float32"};
-  app.set_version_flag("--version", bflow::kVersion);
+  app.set_version_flag("--version", std::string("golden_check ") + bflow::kVersion);
   std::string directory;
   std::vector<std::string> kinds;
   app.add_option("DIR", directory, "folder with index.json")->required();

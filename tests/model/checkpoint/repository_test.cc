@@ -9,6 +9,7 @@
 #include <functional>
 
 #include "base/file.h"
+#include "base/names.h"
 #include "base/sha256.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
