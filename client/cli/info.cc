@@ -41,6 +41,14 @@ void PrintVersion(const v1::VersionInfo& version) {
 
 void PrintModel(const v1::GetModelResponse& reply) {
   const v1::ModelInfo& model = reply.model();
+  if (model.event_shape_size() == 0) {  // what it takes is known from a version that is READY
+    std::printf("%s: no version is READY\n", model.name().c_str());
+    for (const v1::VersionInfo& version : model.versions()) {
+      std::printf("version %lld  %s  %s\n", static_cast<long long>(version.version()),
+                  VersionStateName(version.state()).c_str(), version.reason().c_str());
+    }
+    return;
+  }
   std::printf("%s: %s %s, %s, on %s%s\n", model.name().c_str(), model.architecture().c_str(),
               absl::StrJoin(model.event_shape(), "x").c_str(),
               model.quantised() ? "converter codes" : "real values", reply.device().c_str(),

@@ -41,11 +41,12 @@ Command AddModels(CLI::App* program) {
           document.push_back(row);
           continue;
         }
-        std::printf("%-20s %7lld %-9s %-12s %-12s %s%s\n", model.name().c_str(),
+        std::printf("%-20s %7lld %-9s %-12s %-12s %s\n", model.name().c_str(),
                     static_cast<long long>(version.version()),
                     VersionStateName(version.state()).c_str(), shape.c_str(),
                     version.manifest_sha256().substr(0, 12).c_str(),
-                    absl::StrJoin(version.labels(), ",").c_str(), version.reason().c_str());
+                    absl::StrJoin(version.labels(), ",").c_str());
+        if (!version.reason().empty()) std::printf("  %s\n", version.reason().c_str());
       }
     }
     if (flags->json) std::printf("%s\n", document.dump(2).c_str());

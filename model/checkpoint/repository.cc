@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <cmath>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -11,6 +12,10 @@
 #include "model/checkpoint/checkpoint_files.h"
 
 namespace bflow {
+
+bool Reproduces(double value, double expected, double rtol) {
+  return std::abs(value - expected) <= rtol * std::max(1.0, std::abs(expected));
+}
 
 std::optional<int64_t> ParseVersion(std::string_view text) {
   if (text.empty() || text.front() < '1' || text.front() > '9') return std::nullopt;

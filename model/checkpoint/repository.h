@@ -41,6 +41,10 @@ struct SelfTest {
   std::vector<double> score;     // [rows], empty without a calibration
 };
 
+// |value - expected| <= rtol max(1, |expected|). kSelfTestRtol is what a server allows unless told.
+inline constexpr double kSelfTestRtol = 2e-4;
+bool Reproduces(double value, double expected, double rtol);
+
 // A checkpoint as read and checked: hashes equal the manifest's, the tensor set equals exactly what
 // the spec implies, every value finite, butterflies and LU matrices invertible, permutations
 // permutations.

@@ -207,31 +207,46 @@ absl::StatusOr<SelfTest> MakeSelfTest(const Flow& flow, const Calibration* calib
   BFLOW_ASSIGN_OR_RETURN(FlowTensors tensors, CopyFlowTensors(flow));
   BFLOW_ASSIGN_OR_RETURN(std::string bytes, SerializeSafetensors(tensors.tensors, {}));
   BFLOW_ASSIGN_OR_RETURN(SafetensorsFile file, SafetensorsFile::Parse(std::move(bytes)));
-  ScorerOptions options;
-  options.float64 = true;
-  BFLOW_ASSIGN_OR_RETURN(std::unique_ptr<Scorer> scorer,
-                         MakeFromTensors(flow.spec(), file, calibration, options));
-  SelfTest self_test;
-  self_test.rows = x.rows;
-  self_test.x = x.values;
-  std::vector<RowStatus> status;
-  if (calibration != nullptr) {
-    BFLOW_ASSIGN_OR_RETURN(AnomalyResult result, scorer->Anomaly(x, false));
-    self_test.log_prob = std::move(result.log_prob);
-    self_test.score = std::move(result.score);
-    status = std::move(result.status);
-  } else {
-    BFLOW_ASSIGN_OR_RETURN(LogLikelihoodResult result,
-                           scorer->LogLikelihood(x, CalibrationNoise(flow.spec()), false));
-    self_test.log_prob = std::move(result.log_prob);
-    status = std::move(result.status);
-  }
-  for (size_t i = 0; i < status.size(); ++i) {
-    if (status[i] != RowStatus::kOk) {
-      return absl::InvalidArgumentError(absl::StrCat("x: row ", i, " has no finite log p"));
+  const auto score_rows = [&](bool float64, SelfTest* out) -> absl::Status {
+    ScorerOptions options;
+    options.float64 = float64;
+    BFLOW_ASSIGN_OR_RETURN(std::unique_ptr<Scorer> scorer,
+                           MakeFromTensors(flow.spec(), file, calibration, options));
+    std::vector<RowStatus> status;
+    if (calibration != nullptr) {
+      BFLOW_ASSIGN_OR_RETURN(AnomalyResult result, scorer->Anomaly(x, false));
+      out->log_prob = std::move(result.log_prob);
+      out->score = std::move(result.score);
+      status = std::move(result.status);
+    } else {
+      BFLOW_ASSIGN_OR_RETURN(LogLikelihoodResult result,
+                             scorer->LogLikelihood(x, CalibrationNoise(flow.spec()), false));
+      out->log_prob = std::move(result.log_prob);
+      status = std::move(result.status);
+    }
+    for (size_t i = 0; i < status.size(); ++i) {
+      if (status[i] != RowStatus::kOk) {
+        return absl::InvalidArgumentError(absl::StrCat("x: row ", i, " has no finite log p"));
+      }
+    }
+    return absl::OkStatus();
+  };
+  SelfTest exact, served;
+  BFLOW_RETURN_IF_ERROR(score_rows(true, &exact));
+  BFLOW_RETURN_IF_ERROR(score_rows(false, &served));
+  exact.rows = x.rows;
+  exact.x = x.values;
+  for (size_t i = 0; i < exact.log_prob.size(); ++i) {
+    const bool reproduced =
+        Reproduces(served.log_prob[i], exact.log_prob[i], kSelfTestRtol) &&
+        (exact.score.empty() || Reproduces(served.score[i], exact.score[i], kSelfTestRtol));
+    if (!reproduced) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("x: float32 does not reproduce row ", i,
+                       ": the weights are ill-conditioned, as after a training that diverged"));
     }
   }
-  return self_test;
+  return exact;
 }
 
 }  // namespace bflow

@@ -39,8 +39,9 @@ Noise CalibrationNoise(const FlowSpec& spec);
 
 // Self-test rows for a checkpoint: log p of `x` (CENTER noise if quantised), and the scores where
 // `calibration` is not null, computed in float64 with a copy of the flow's tensors, whatever their
-// dtype. Errors: InvalidArgument (size of x, a row whose log p is not finite), ResourceExhausted,
-// Internal.
+// dtype. Errors: InvalidArgument (size of x, a row whose log p is not finite or that a float32
+// scorer does not reproduce within kSelfTestRtol: a server would refuse the model),
+// ResourceExhausted, Internal.
 absl::StatusOr<SelfTest> MakeSelfTest(const Flow& flow, const Calibration* calibration,
                                       const HostBatch& x);
 

@@ -101,12 +101,20 @@ FlowSpec MakeSpec(const std::optional<FlowSpec>& from_file, const TrainOptions& 
   return spec;
 }
 
-absl::StatusOr<TrainingData> LoadData(const TrainOptions& options, int64_t window) {
+// Records that cannot be read are listed and counted; the others are used.
+absl::StatusOr<TrainingData> LoadData(const TrainOptions& options, int64_t window,
+                                      int* records_failed) {
   std::vector<WaveformRecord> records;
   for (const std::string& path : options.data) {
-    BFLOW_ASSIGN_OR_RETURN(WaveformRecord record, ReadWfdbRecord(path));
-    records.push_back(std::move(record));
+    absl::StatusOr<WaveformRecord> record = ReadWfdbRecord(path);
+    if (record.ok()) {
+      records.push_back(*std::move(record));
+      continue;
+    }
+    std::fprintf(stderr, "bflow-train: %s\n", std::string(record.status().message()).c_str());
+    ++*records_failed;
   }
+  if (records.empty()) return absl::InvalidArgumentError("--data: no record can be read");
   TrainingData::Request request;
   request.signals = options.signals;
   request.step = options.step;
@@ -115,6 +123,9 @@ absl::StatusOr<TrainingData> LoadData(const TrainOptions& options, int64_t windo
   request.fractions = {options.train_fraction, options.validation_fraction,
                        options.calibration_fraction};
   BFLOW_ASSIGN_OR_RETURN(TrainingData data, TrainingData::Create(std::move(records), request));
+  for (const std::string& skipped : data.skipped()) {
+    std::fprintf(stderr, "skipped %s\n", skipped.c_str());
+  }
   if (options.calibration_fraction > 0) {
     int64_t usable = 0;
     for (const RecordWindow& w : data.windows(DataPart::kCalibration)) {
@@ -159,6 +170,7 @@ class Run {
   TrainingSettings settings_;
   std::unique_ptr<TrainingData> data_;
   FlowSpec spec_;
+  int records_failed_ = 0;
   int64_t version_ = 0;
   std::string directory_;
   std::unique_ptr<Progress> progress_;
@@ -181,7 +193,7 @@ int Run::Execute() {
       break;
   }
   if (!csv_status_.ok()) return Fail(kExitCannotWrite, csv_status_);
-  return kExitOk;
+  return records_failed_ > 0 ? kExitPartial : kExitOk;
 }
 
 int Run::Prepare() {
@@ -200,12 +212,9 @@ int Run::Prepare() {
 
   const int64_t window =
       *from_file ? (*from_file)->time_steps() : options_.window.value_or(kDefaultWindow);
-  absl::StatusOr<TrainingData> data = LoadData(options_, window);
+  absl::StatusOr<TrainingData> data = LoadData(options_, window, &records_failed_);
   if (!data.ok()) return Fail(kExitBadInput, data.status());
   data_ = std::make_unique<TrainingData>(*std::move(data));
-  for (const std::string& skipped : data_->skipped()) {
-    std::fprintf(stderr, "skipped %s\n", skipped.c_str());
-  }
   spec_ = MakeSpec(*from_file, options_, *data_);
   if (absl::Status valid = ValidateFlowSpec(spec_); !valid.ok()) return Fail(kExitUsage, valid);
   return kExitOk;

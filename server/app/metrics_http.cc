@@ -72,9 +72,10 @@ absl::StatusOr<std::unique_ptr<MetricsHttp>> StartMetricsHttp(const ServerConfig
                                                               std::function<bool()> live,
                                                               std::function<bool()> ready) {
   const std::vector<std::string> options = {
-      "listening_ports",    Numeric(config.listen.host) + ":" + std::to_string(config.listen.port),
-      "num_threads",        std::to_string(config.max_connections),
-      "request_timeout_ms", "10000"};
+      "listening_ports", Numeric(config.listen.host) + ":" + std::to_string(config.listen.port),
+      "num_threads", std::to_string(config.max_connections),
+      // Short, since a connection that sends nothing holds one of the few threads for as long.
+      "request_timeout_ms", "1000"};
   try {  // CivetServer's constructor reports by an exception only
     return std::unique_ptr<MetricsHttp>(
         std::make_unique<CivetHttp>(options, metrics, std::move(live), std::move(ready)));

@@ -13,10 +13,6 @@ namespace bflow {
 namespace {
 
 // |a - b| <= rtol max(1, |b|), false for anything that is not finite.
-bool Reproduces(double a, double b, double rtol) {
-  return std::abs(a - b) <= rtol * std::max(1.0, std::abs(b));
-}
-
 absl::Status NotFound() {
   return MakeError(Reason::kModelNotFound,
                    "model: no such name, version or label is served; ListModels tells what is");
@@ -242,7 +238,11 @@ void ModelRegistry::Publish(const std::string& name, int64_t version,
   if (loaded.ok()) {
     AnnounceReady(**loaded);
   } else {
-    Log(LogLevel::kError, "model_refused", {{"reason", std::string(loaded.status().message())}});
+    // Nor may its name stand in a log: ListModels tells it to those who may ask.
+    Log(LogLevel::kError, "model_refused",
+        {{"version", version},
+         {"reason", std::string(loaded.status().message())},
+         {"named_by", "ListModels"}});
   }
   std::lock_guard<std::mutex> lock(mutex_);
   Version& entry = models_[name][version];
