@@ -32,7 +32,8 @@ absl::Status WriteFileAtomically(const std::string& path, std::string_view conte
 
 // For an output file that a person names on a command line. A regular file (also at the end of a
 // symbolic link, and one that does not exist yet) is written as WriteFileAtomically does and keeps
-// its mode; a device or a pipe is written to as it stands. Errors as WriteFileAtomically.
+// its mode as far as the umask lets it; a device or a pipe is written to as it stands. Errors as
+// WriteFileAtomically.
 absl::Status WriteUserFile(const std::string& path, std::string_view content);
 
 // Creates a folder and its missing parents.

@@ -6,7 +6,9 @@
 
 namespace bflow {
 
-// [a-z0-9][a-z0-9_-]{0,63}, not "other", not ending in "-sampler".
+// What an error tells of the names that are taken, after the field and a colon.
+inline constexpr char kModelNameSyntax[] =
+    "takes [a-z0-9][a-z0-9_-]{0,63}, not \"other\", not ending in \"-sampler\"";
 bool IsValidModelName(std::string_view name);
 
 // [a-z][a-z0-9_-]{0,31}

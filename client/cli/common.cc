@@ -3,6 +3,8 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <cstdlib>
+#include <memory>
 
 #include "absl/strings/str_split.h"
 #include "base/exit_code.h"
@@ -81,6 +83,9 @@ bool CanWrite(const std::string& path) {
   if (stat(path.c_str(), &info) == 0) {
     if (S_ISDIR(info.st_mode)) return false;
     if (!S_ISREG(info.st_mode)) return access(path.c_str(), W_OK) == 0;
+    const std::unique_ptr<char, decltype(&std::free)> target(realpath(path.c_str(), nullptr),
+                                                             std::free);
+    return target != nullptr && access(DirName(target.get()).c_str(), W_OK) == 0;
   }
   return access(DirName(path).c_str(), W_OK) == 0;
 }

@@ -242,8 +242,9 @@ absl::StatusOr<SelfTest> MakeSelfTest(const Flow& flow, const Calibration* calib
         (exact.score.empty() || Reproduces(served.score[i], exact.score[i], kSelfTestRtol));
     if (!reproduced) {
       return absl::InvalidArgumentError(
-          absl::StrCat("x: float32 does not reproduce row ", i,
-                       ": the weights are ill-conditioned, as after a training that diverged"));
+          absl::StrCat("x: row ", i,
+                       " is not reproduced in float32: the weights are ill-conditioned, as after a "
+                       "training that diverged"));
     }
   }
   return exact;

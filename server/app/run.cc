@@ -99,7 +99,7 @@ int RunServer(int argc, char** argv, const Backend& backend) {
   if (!flags.ok()) return Complain(flags.status(), kExitUsage);
   if (!flags->text.empty()) {
     std::fputs(flags->text.c_str(), stdout);
-    return kExitOk;
+    return ExitAfterOutput(kExitOk, "bflow-server");
   }
   const auto effective = EffectiveConfig(*flags);
   if (!effective.ok()) return Complain(effective.status(), kExitConfiguration);
@@ -117,7 +117,7 @@ int RunServer(int argc, char** argv, const Backend& backend) {
   if (!facts.ok()) return Complain(facts.status(), kExitConfiguration);
   if (flags->check_config) {
     std::fputs(PrintConfig(*effective).c_str(), stdout);
-    return kExitOk;
+    return ExitAfterOutput(kExitOk, "bflow-server");
   }
   if (absl::Status level = SetLogLevel(config->log_level); !level.ok()) {
     return Complain(level, kExitConfiguration);

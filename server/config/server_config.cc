@@ -99,8 +99,7 @@ absl::StatusOr<std::vector<ConfiguredModel>> ConvertModels(const pb::Repository&
     const std::string field = absl::StrCat("repository.models[", i, "]");
     if (model.name().empty()) return Bad(field + ".name", "is required");
     if (!IsValidModelName(model.name())) {
-      return Bad(field + ".name",
-                 "takes [a-z0-9][a-z0-9_-]{0,63}, not other, not ending in -sampler");
+      return Bad(field + ".name", kModelNameSyntax);
     }
     ConfiguredModel converted;
     converted.name = model.name();

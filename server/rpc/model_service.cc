@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "base/names.h"
 #include "base/status.h"
 #include "server/exec/reason.h"
@@ -108,7 +109,7 @@ absl::Status List(const pb::ListModelsRequest& request, const ModelRegistry& reg
 absl::Status Get(const pb::GetModelRequest& request, const ModelRegistry& registry,
                  pb::GetModelResponse* response) {
   if (!IsValidModelName(request.name())) {
-    return MakeError(Reason::kBadName, "name: takes [a-z0-9][a-z0-9_-]{0,63}", "name");
+    return MakeError(Reason::kBadName, absl::StrCat("name: ", kModelNameSyntax), "name");
   }
   for (const ModelSnapshot& model : registry.Snapshot()) {
     if (model.name != request.name()) continue;

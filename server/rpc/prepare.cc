@@ -216,7 +216,8 @@ uint64_t DrawSeed() {
 absl::StatusOr<ModelHandle> FindModel(const pb::ModelSelector& selector,
                                       const ModelRegistry& registry) {
   if (!IsValidModelName(selector.name())) {
-    return MakeError(Reason::kBadName, "model.name: takes [a-z0-9][a-z0-9_-]{0,63}", "model.name");
+    return MakeError(Reason::kBadName, absl::StrCat("model.name: ", kModelNameSyntax),
+                     "model.name");
   }
   std::optional<int64_t> version;
   std::optional<std::string> label;

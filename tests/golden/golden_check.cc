@@ -96,5 +96,5 @@ int main(int argc, char** argv) {
   } catch (const CLI::ParseError& e) {
     return app.exit(e) == 0 ? bflow::kExitOk : bflow::kExitUsage;
   }
-  return bflow::golden::Run(directory, kinds);
+  return bflow::ExitAfterOutput(bflow::golden::Run(directory, kinds), "golden_check");
 }

@@ -66,6 +66,15 @@ inline pb::Tensor FloatTensor(const std::vector<float>& values) {
   return tensor;
 }
 
+// log p in FP64 of "ecg", rows that start with `firsts`.
+inline pb::LogLikelihoodRequest Request(const std::vector<int16_t>& firsts) {
+  pb::LogLikelihoodRequest request;
+  request.mutable_model()->set_name("ecg");
+  *request.mutable_x() = CodeTensor(firsts);
+  request.mutable_options()->set_score_dtype(pb::DATA_TYPE_FP64);
+  return request;
+}
+
 template <typename T>
 std::vector<T> Values(const pb::Tensor& tensor) {
   std::vector<T> values(tensor.data().size() / sizeof(T));
