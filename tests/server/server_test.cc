@@ -1,8 +1,6 @@
 // The life of a server: start, models that are refused, a full queue, drain, metrics, many clients.
 #include <CivetServer.h>
 
-#include <cstdio>
-#include <cstdlib>
 #include <thread>
 
 #include "base/log.h"
