@@ -20,7 +20,7 @@
 #include "grpcpp/security/credentials.h"
 #include "grpcpp/support/channel_arguments.h"
 
-namespace bflow {
+namespace bflow::client {
 
 namespace v1 = ::butterflyflow::v1;
 
@@ -356,4 +356,4 @@ absl::Status FlowClient::Sample(const PinnedModel& model, uint64_t count,
   return absl::OkStatus();
 }
 
-}  // namespace bflow
+}  // namespace bflow::client

@@ -21,7 +21,7 @@
 #include "grpcpp/channel.h"
 #include "grpcpp/client_context.h"
 
-namespace bflow {
+namespace bflow::client {
 
 struct ClientOptions {
   std::string server =
@@ -148,6 +148,6 @@ class FlowClient {
   std::unique_ptr<butterflyflow::v1::ModelService::Stub> models_;
 };
 
-}  // namespace bflow
+}  // namespace bflow::client
 
 #endif  // BFLOW_CLIENT_FLOW_CLIENT_H_

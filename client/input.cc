@@ -13,7 +13,7 @@
 #include "model/data/wfdb.h"
 #include "model/data/windows.h"
 
-namespace bflow {
+namespace bflow::client {
 namespace {
 
 bool EndsWith(const std::string& text, const std::string& end) {
@@ -170,4 +170,4 @@ absl::StatusOr<InputWindows> LoadInput(const std::string& path, const PinnedMode
   return out;
 }
 
-}  // namespace bflow
+}  // namespace bflow::client

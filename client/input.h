@@ -12,7 +12,7 @@
 #include "client/flow_client.h"
 #include "client/spans.h"
 
-namespace bflow {
+namespace bflow::client {
 
 struct InputOptions {
   int64_t hop = 0;                   // frames; 0 = the window
@@ -36,6 +36,6 @@ struct InputWindows {
 absl::StatusOr<InputWindows> LoadInput(const std::string& path, const PinnedModel& model,
                                        const InputOptions& options);
 
-}  // namespace bflow
+}  // namespace bflow::client
 
 #endif  // BFLOW_CLIENT_INPUT_H_

@@ -5,7 +5,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 
-namespace bflow {
+namespace bflow::client {
 
 namespace v1 = ::butterflyflow::v1;
 
@@ -83,4 +83,4 @@ absl::StatusOr<v1::VersionInfo> ChooseVersion(const v1::ModelInfo& info,
   return *chosen;
 }
 
-}  // namespace bflow
+}  // namespace bflow::client

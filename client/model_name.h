@@ -9,7 +9,7 @@
 #include "absl/status/statusor.h"
 #include "butterflyflow/v1/flow.pb.h"
 
-namespace bflow {
+namespace bflow::client {
 
 // Errors: InvalidArgument for an empty name or label, or a version that is not a positive integer.
 absl::StatusOr<butterflyflow::v1::ModelSelector> ParseModelName(const std::string& text);
@@ -23,6 +23,6 @@ absl::StatusOr<butterflyflow::v1::VersionInfo> ChooseVersion(
 // "READY", "LOADING", ...
 std::string VersionStateName(butterflyflow::v1::VersionState state);
 
-}  // namespace bflow
+}  // namespace bflow::client
 
 #endif  // BFLOW_CLIENT_MODEL_NAME_H_

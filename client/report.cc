@@ -7,7 +7,7 @@
 #include "absl/strings/str_format.h"
 #include "client/time_text.h"
 
-namespace bflow {
+namespace bflow::client {
 namespace {
 
 double FrameSeconds(const InputWindows& input, int64_t frame) {
@@ -210,4 +210,4 @@ Json ScoreJson(const PinnedModel& model, const std::vector<ScoredRecord>& record
   return out;
 }
 
-}  // namespace bflow
+}  // namespace bflow::client

@@ -12,7 +12,7 @@
 #include "client/input.h"
 #include "client/spans.h"
 
-namespace bflow {
+namespace bflow::client {
 
 // A record with its scores; result.rows[i] belongs to input.places[i].
 struct ScoredRecord {
@@ -55,6 +55,6 @@ Json ScoreJson(const PinnedModel& model, const std::vector<ScoredRecord>& record
 // A number for JSON, which knows no infinity: null then.
 Json Number(double value);
 
-}  // namespace bflow
+}  // namespace bflow::client
 
 #endif  // BFLOW_CLIENT_REPORT_H_

@@ -6,7 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 
-namespace bflow {
+namespace bflow::client {
 
 namespace v1 = ::butterflyflow::v1;
 static_assert(std::endian::native == std::endian::little, "tensors are little-endian raw bytes");
@@ -85,4 +85,4 @@ absl::Status CheckByteColumn(const std::string& bytes, int64_t count, const std:
       absl::StrCat(field, ": the reply has ", bytes.size(), " bytes, expected ", count));
 }
 
-}  // namespace bflow
+}  // namespace bflow::client

@@ -12,7 +12,7 @@
 #include "absl/status/statusor.h"
 #include "butterflyflow/v1/flow.pb.h"
 
-namespace bflow {
+namespace bflow::client {
 
 // True if every value is a whole number within int16.
 bool FitsInt16(std::span<const float> values);
@@ -32,6 +32,6 @@ absl::Status CheckByteColumn(const std::string& bytes, int64_t count, const std:
 // Bytes of a value; 0 for an unknown type.
 int64_t ValueBytes(butterflyflow::v1::DataType dtype);
 
-}  // namespace bflow
+}  // namespace bflow::client
 
 #endif  // BFLOW_CLIENT_ROW_CODEC_H_

@@ -1,13 +1,16 @@
 #include "client/rpc_status.h"
 
-#include "absl/strings/match.h"
+#include "absl/strings/cord.h"
 #include "absl/strings/str_cat.h"
 #include "base/exit_code.h"
 #include "google/rpc/error_details.pb.h"
 #include "google/rpc/status.pb.h"
 
-namespace bflow {
+namespace bflow::client {
 namespace {
+
+// The server's reason of an error, as a payload of its status.
+constexpr char kReasonPayload[] = "butterflyflow/reason";
 
 // The remedy for an error that carries no ErrorInfo, so that a person knows what to do next.
 std::string Hint(const grpc::Status& status) {
@@ -55,7 +58,9 @@ absl::Status StatusFromRpc(const grpc::Status& status) {
   absl::StrAppend(&text, status.error_message());
   if (details.reason.empty()) absl::StrAppend(&text, Hint(status));
   // The codes of the two libraries are the same numbers.
-  return absl::Status(static_cast<absl::StatusCode>(status.error_code()), text);
+  absl::Status out(static_cast<absl::StatusCode>(status.error_code()), text);
+  if (!details.reason.empty()) out.SetPayload(kReasonPayload, absl::Cord(details.reason));
+  return out;
 }
 
 int ExitCodeForStatus(const absl::Status& status) {
@@ -68,7 +73,7 @@ int ExitCodeForStatus(const absl::Status& status) {
       return kExitUsage;
     case absl::StatusCode::kFailedPrecondition:
       // What this model cannot do was asked of it, except where it is broken.
-      return absl::StartsWith(status.message(), "MODEL_FAILED") ? kExitUnavailable : kExitUsage;
+      return status.GetPayload(kReasonPayload) == "MODEL_FAILED" ? kExitUnavailable : kExitUsage;
     case absl::StatusCode::kInternal:
     case absl::StatusCode::kUnknown:
     case absl::StatusCode::kDataLoss:
@@ -78,4 +83,4 @@ int ExitCodeForStatus(const absl::Status& status) {
   }
 }
 
-}  // namespace bflow
+}  // namespace bflow::client

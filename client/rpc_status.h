@@ -8,7 +8,7 @@
 #include "absl/status/status.h"
 #include "grpcpp/support/status.h"
 
-namespace bflow {
+namespace bflow::client {
 
 // What a server says about an error beside its text. Empty where it said nothing.
 struct ErrorDetails {
@@ -24,6 +24,6 @@ absl::Status StatusFromRpc(const grpc::Status& status);
 // The program's exit code for a call that failed (base/exit_code.h).
 int ExitCodeForStatus(const absl::Status& status);
 
-}  // namespace bflow
+}  // namespace bflow::client
 
 #endif  // BFLOW_CLIENT_RPC_STATUS_H_

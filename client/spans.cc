@@ -5,7 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 
-namespace bflow {
+namespace bflow::client {
 
 std::string ReasonText(const RowAnomaly& row, const std::vector<std::string>& feature_names) {
   std::string text;
@@ -52,4 +52,4 @@ std::vector<Span> TopSpans(std::vector<Span> spans, size_t count) {
   return spans;
 }
 
-}  // namespace bflow
+}  // namespace bflow::client

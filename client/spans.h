@@ -8,7 +8,7 @@
 
 #include "client/flow_client.h"
 
-namespace bflow {
+namespace bflow::client {
 
 // A scored window: where it lies, and how many of its channels never change.
 struct WindowPlace {
@@ -39,6 +39,6 @@ std::vector<Span> MergeFlagged(size_t record, const std::vector<WindowPlace>& pl
 // The `count` spans of the highest score, descending; equal scores keep their order in time.
 std::vector<Span> TopSpans(std::vector<Span> spans, size_t count);
 
-}  // namespace bflow
+}  // namespace bflow::client
 
 #endif  // BFLOW_CLIENT_SPANS_H_

@@ -10,7 +10,7 @@
 #include "absl/strings/str_split.h"
 #include "absl/time/civil_time.h"
 
-namespace bflow {
+namespace bflow::client {
 namespace {
 
 constexpr int64_t kDayMs = 86'400'000;
@@ -88,4 +88,4 @@ absl::StatusOr<absl::Duration> ParseDeadline(const std::string& text) {
   return duration;
 }
 
-}  // namespace bflow
+}  // namespace bflow::client

@@ -9,7 +9,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 
-namespace bflow {
+namespace bflow::client {
 
 // Seconds of "SECONDS", "MM:SS" or "HH:MM:SS", each with an optional fraction. Errors:
 // InvalidArgument.
@@ -26,6 +26,6 @@ std::string AddToStartTime(const std::optional<std::string>& start, double secon
 // "30s", "500ms", "1m30s", or a plain number of seconds; must be positive. Errors: InvalidArgument.
 absl::StatusOr<absl::Duration> ParseDeadline(const std::string& text);
 
-}  // namespace bflow
+}  // namespace bflow::client
 
 #endif  // BFLOW_CLIENT_TIME_TEXT_H_

@@ -14,7 +14,7 @@
 #include "client/flow_client.h"
 #include "client/input.h"
 
-namespace bflow {
+namespace bflow::client {
 
 struct Command {
   CLI::App* app = nullptr;
@@ -82,6 +82,6 @@ std::vector<std::string> NormaliseArguments(int argc, char** argv);
 // The whole program.
 int RunBflow(int argc, char** argv);
 
-}  // namespace bflow
+}  // namespace bflow::client
 
 #endif  // BFLOW_CLIENT_CLI_COMMANDS_H_

@@ -14,7 +14,7 @@
 #include "client/rpc_status.h"
 #include "client/time_text.h"
 
-namespace bflow {
+namespace bflow::client {
 
 void CommonFlags::Add(CLI::App* app) {
   app->add_option("--server", server, "host:port of bflow-server")->capture_default_str();
@@ -124,4 +124,4 @@ std::vector<std::string> NormaliseArguments(int argc, char** argv) {
   return out;
 }
 
-}  // namespace bflow
+}  // namespace bflow::client

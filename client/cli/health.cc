@@ -5,7 +5,7 @@
 #include "base/json.h"
 #include "client/cli/commands.h"
 
-namespace bflow {
+namespace bflow::client {
 
 Command AddHealth(CLI::App* program) {
   CLI::App* app =
@@ -32,4 +32,4 @@ Command AddHealth(CLI::App* program) {
   return {app, run};
 }
 
-}  // namespace bflow
+}  // namespace bflow::client

@@ -8,7 +8,7 @@
 #include "client/model_name.h"
 #include "google/protobuf/util/json_util.h"
 
-namespace bflow {
+namespace bflow::client {
 namespace {
 
 namespace v1 = ::butterflyflow::v1;
@@ -104,4 +104,4 @@ Command AddInfo(CLI::App* program) {
   return {app, run};
 }
 
-}  // namespace bflow
+}  // namespace bflow::client

@@ -8,7 +8,7 @@
 #include "client/model_name.h"
 #include "client/rpc_status.h"
 
-namespace bflow {
+namespace bflow::client {
 namespace {
 
 std::string Text(const absl::Status& status) {
@@ -80,4 +80,4 @@ bool ListMarked(const InputWindows& input, const std::vector<uint8_t>& status) {
   return marked > 0;
 }
 
-}  // namespace bflow
+}  // namespace bflow::client

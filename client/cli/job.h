@@ -10,7 +10,7 @@
 #include "client/cli/commands.h"
 #include "client/report.h"
 
-namespace bflow {
+namespace bflow::client {
 
 struct JobOutcome {
   PinnedModel model;
@@ -27,6 +27,6 @@ JobOutcome RunJob(FlowClient* client, const InputFlags& flags,
 // Lists up to 16 marked windows of a record on stderr; true if there are any.
 bool ListMarked(const InputWindows& input, const std::vector<uint8_t>& status);
 
-}  // namespace bflow
+}  // namespace bflow::client
 
 #endif  // BFLOW_CLIENT_CLI_JOB_H_

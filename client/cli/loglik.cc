@@ -11,7 +11,7 @@
 #include "client/cli/job.h"
 #include "client/time_text.h"
 
-namespace bflow {
+namespace bflow::client {
 namespace {
 
 struct Flags : CommonFlags {
@@ -173,4 +173,4 @@ Command AddLogLik(CLI::App* program) {
   return {app, [flags] { return Run(*flags); }};
 }
 
-}  // namespace bflow
+}  // namespace bflow::client

@@ -1,3 +1,3 @@
 #include "client/cli/commands.h"
 
-int main(int argc, char** argv) { return bflow::RunBflow(argc, argv); }
+int main(int argc, char** argv) { return bflow::client::RunBflow(argc, argv); }

@@ -8,7 +8,7 @@
 #include "client/cli/commands.h"
 #include "client/model_name.h"
 
-namespace bflow {
+namespace bflow::client {
 
 Command AddModels(CLI::App* program) {
   CLI::App* app = program->add_subcommand("models", "list the server's models");
@@ -55,4 +55,4 @@ Command AddModels(CLI::App* program) {
   return {app, run};
 }
 
-}  // namespace bflow
+}  // namespace bflow::client

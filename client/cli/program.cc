@@ -8,7 +8,7 @@
 #include "base/version.h"
 #include "client/cli/commands.h"
 
-namespace bflow {
+namespace bflow::client {
 namespace {
 
 // Output files appear whole under their name or not at all, so that nothing is left to tidy up.
@@ -26,7 +26,8 @@ int Dispatch(int argc, char** argv) {
   program.require_subcommand(1);
   program.footer(
       "--version prints the version. Exit codes: 0 done; 1 some records or rows failed; "
-      "64 usage; 65 no usable input; 69 server unreachable; 73 cannot write.");
+      "64 usage; 65 no usable input; 69 server unreachable; 70 a fault of the server; "
+      "73 cannot write; 130 Ctrl-C (no file is left half written).");
   const std::vector<Command> commands = {AddModels(&program), AddInfo(&program),
                                          AddHealth(&program), AddLogLik(&program),
                                          AddScore(&program),  AddSample(&program)};
@@ -53,4 +54,4 @@ int RunBflow(int argc, char** argv) {
   return ExitAfterOutput(Dispatch(argc, argv), "bflow");
 }
 
-}  // namespace bflow
+}  // namespace bflow::client

@@ -13,7 +13,7 @@
 #include "client/model_name.h"
 #include "model/data/npy.h"
 
-namespace bflow {
+namespace bflow::client {
 namespace {
 
 namespace v1 = ::butterflyflow::v1;
@@ -164,4 +164,4 @@ Command AddSample(CLI::App* program) {
   return {app, [flags] { return Run(*flags); }};
 }
 
-}  // namespace bflow
+}  // namespace bflow::client

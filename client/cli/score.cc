@@ -7,7 +7,7 @@
 #include "base/file.h"
 #include "client/cli/job.h"
 
-namespace bflow {
+namespace bflow::client {
 namespace {
 
 struct Flags : CommonFlags {
@@ -71,4 +71,4 @@ Command AddScore(CLI::App* program) {
   return {app, [flags] { return Run(*flags); }};
 }
 
-}  // namespace bflow
+}  // namespace bflow::client

@@ -18,7 +18,7 @@ struct Calibration {
   std::vector<std::vector<double>> inverse_covariance;  // F x F, symmetric
   std::vector<double> scores;                           // half B, ascending, n values
   std::vector<double> nll;                              // half B, ascending, nats per dim, n values
-  double alpha = 0.05;                                  // default threshold, 0 < alpha < 1
+  double alpha = 0.05;                                  // default threshold, 1/(n+1) <= alpha < 1
   std::string noise = "center";                         // "center" if quantised, else "none"
   double reference_mean = 0;                            // nats per dim, half B
   double reference_stddev = 0;

@@ -2,6 +2,7 @@
 #ifndef BFLOW_MODEL_DATA_WAVEFORM_H_
 #define BFLOW_MODEL_DATA_WAVEFORM_H_
 
+#include <cmath>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -21,6 +22,10 @@ struct WaveformSignal {
   double input_max = 0;      // adc_zero + 2^(bits-1) - 1
   std::vector<float> codes;  // one per frame; NaN where the file marks the sample as invalid
 };
+
+// Whether two gains, two baselines are the same scaling: headers print gains with about 6 digits.
+inline bool SameGain(double a, double b) { return std::abs(a - b) <= 1e-6 * std::abs(b); }
+inline bool SameBaseline(double a, double b) { return std::abs(a - b) <= 1e-6; }
 
 // A run of frames of a record in which signals and gains do not change.
 struct WaveformSegment {

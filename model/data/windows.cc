@@ -1,7 +1,6 @@
 #include "model/data/windows.h"
 
 #include <algorithm>
-#include <cmath>
 
 #include "absl/strings/str_cat.h"
 
@@ -19,11 +18,10 @@ std::string MatchSegment(const WaveformSegment& segment,
     const WaveformSignal* signal = segment.Find(channel.name);
     if (signal == nullptr) return absl::StrCat("no signal ", channel.name);
     if (channel.check_scaling) {
-      // Headers print gains with about 6 digits.
-      if (std::abs(signal->gain - channel.gain) > 1e-6 * std::abs(channel.gain)) {
+      if (!SameGain(signal->gain, channel.gain)) {
         return ScalingReason(channel.name, "gain", signal->gain, channel.gain);
       }
-      if (std::abs(signal->baseline - channel.baseline) > 1e-6) {
+      if (!SameBaseline(signal->baseline, channel.baseline)) {
         return ScalingReason(channel.name, "baseline", signal->baseline, channel.baseline);
       }
     }

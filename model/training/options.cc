@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "absl/status/status.h"
+#include "absl/strings/escaping.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
@@ -216,7 +217,7 @@ absl::StatusOr<TrainOptions> ParseTrainOptions(const std::vector<std::string>& a
     auto handler = handlers.find(flag.name);
     if (handler == handlers.end()) {
       return absl::InvalidArgumentError(
-          absl::StrCat("unknown flag (argument ", i + 1, "); see --help"));
+          absl::StrCat("unknown flag --", absl::CEscape(flag.name.substr(0, 64)), "; see --help"));
     }
     if (!flag.value && !has_following) return Bad(flag.name, "a value");
     if (!flag.value) flag.value = arguments[++i];
@@ -264,7 +265,8 @@ std::string TrainHelp() {
       "  --metrics_csv=FILE       a line per validation or 100 steps\n"
       "  --licence=TEXT --notes=TEXT  for the model card\n"
       "  --seed=0 --device=auto|cpu --help --version\n\n"
-      "Ctrl-C ends training early and writes the model as it is (exit code 130).\n"
+      "Ctrl-C ends training early and writes the model as it is (exit code 130); a second one ends "
+      "the\nprogram at once and writes nothing.\n"
       "Exit codes: 0 done, 64 usage, 65 bad input data, 69 device not supported, 70 training "
       "failed,\n"
       "73 cannot write, 130 interrupted.\n");

@@ -31,6 +31,8 @@ namespace {
 
 constexpr int64_t kMaxSpecBytes = int64_t{1} << 20;
 constexpr int64_t kDefaultWindow = 1024;
+// A loss that far (nats per dimension) above the first one is no noise of batches.
+constexpr double kMaxNllRise = 5;
 
 int Fail(int exit_code, const absl::Status& status) {
   std::fprintf(stderr, "bflow-train: %s\n", std::string(status.message()).c_str());
@@ -316,6 +318,11 @@ int Run::Train() {
                  "bflow-train: the loss was not finite %d times in a row after step %d; "
                  "the weights before that are written\n",
                  Trainer::kMaxBadSteps, static_cast<int>(outcome_.steps));
+  }
+  if (outcome_.validation_nll.value_or(outcome_.last_nll) > outcome_.first_nll + kMaxNllRise) {
+    return Fail(kExitInternal,
+                absl::InternalError("model not written: the training diverged, its loss is far "
+                                    "above that of the first step; try a smaller --learning_rate"));
   }
   if (outcome_.end == TrainingEnd::kInterrupted) {
     std::fprintf(

@@ -184,7 +184,8 @@ absl::StatusOr<TrainingOutcome> Trainer::Run(const TrainerHooks& hooks) {
       break;
     }
     bad_steps = 0;
-    ++outcome.steps;
+    if (outcome.steps++ == 0) outcome.first_nll = loss;
+    outcome.last_nll = loss;
     interval_loss_ += loss;
     ++interval_steps_;
     const bool interval =

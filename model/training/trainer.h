@@ -60,6 +60,8 @@ struct TrainingOutcome {
   TrainingEnd end = TrainingEnd::kFinished;
   int64_t steps = 0;                     // updates done
   std::optional<double> validation_nll;  // of the weights kept, nats per dimension
+  double first_nll = 0;                  // of the first and the last batch, nats per dimension
+  double last_nll = 0;
   int64_t kept_step = 0;
   double seconds = 0;
 };

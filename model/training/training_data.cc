@@ -10,24 +10,42 @@
 namespace bflow {
 namespace {
 
-// The channel as the first segment that has the signal describes it.
+// The channel with the gain and baseline that most of its frames have: segments with another one
+// cannot train the same model. The first of equals wins.
 absl::StatusOr<ChannelSpec> DescribeChannel(const std::vector<WaveformRecord>& records,
                                             const std::string& signal) {
+  struct Scaling {
+    const WaveformSignal* signal;
+    int64_t frames;
+  };
+  std::vector<Scaling> scalings;
   for (const WaveformRecord& record : records) {
     for (const WaveformSegment& segment : record.segments) {
       const WaveformSignal* found = segment.Find(signal);
       if (found == nullptr) continue;
-      ChannelSpec channel;
-      channel.name = found->name;
-      channel.unit = found->unit;
-      channel.gain = found->gain;
-      channel.baseline = found->baseline;
-      channel.input_min = found->input_min;
-      channel.input_max = found->input_max;
-      return channel;
+      auto same = std::find_if(scalings.begin(), scalings.end(), [&](const Scaling& s) {
+        return SameGain(s.signal->gain, found->gain) &&
+               SameBaseline(s.signal->baseline, found->baseline);
+      });
+      if (same == scalings.end()) same = scalings.insert(same, {found, 0});
+      same->frames += segment.frames;
     }
   }
-  return absl::InvalidArgumentError(absl::StrCat("signal ", signal, ": no record has it"));
+  if (scalings.empty()) {
+    return absl::InvalidArgumentError(absl::StrCat("signal ", signal, ": no record has it"));
+  }
+  const WaveformSignal& found =
+      *std::max_element(scalings.begin(), scalings.end(), [](const Scaling& a, const Scaling& b) {
+         return a.frames < b.frames;
+       })->signal;
+  ChannelSpec channel;
+  channel.name = found.name;
+  channel.unit = found.unit;
+  channel.gain = found.gain;
+  channel.baseline = found.baseline;
+  channel.input_min = found.input_min;
+  channel.input_max = found.input_max;
+  return channel;
 }
 
 }  // namespace

@@ -80,8 +80,43 @@ bool Batcher::HasRoom(const ScoreTask& task) const {
          load.bytes + task.bytes <= options_.max_queue_bytes;
 }
 
+absl::Status Batcher::MakeRoom(const ScoreTask& task, Finished* finished) {
+  if (stopped_) return MakeError(Reason::kDraining, "the server is shutting down");
+  if (!HasRoom(task)) SweepDead(finished);
+  if (HasRoom(task)) return absl::OkStatus();
+  return MakeError(Reason::kQueueFull,
+                   "the model's queue is full: batching.max_queue_rows or max_queue_bytes");
+}
+
+absl::Status Batcher::Enqueue(const std::shared_ptr<RunningTask>& running, Finished* finished) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  if (absl::Status full = MakeRoom(running->task, finished); !full.ok()) return full;
+  const int64_t rows = WaitingRows(*running);
+  Load& load = loads_[running->task.model];
+  load.rows += rows;
+  load.bytes += running->task.bytes;
+  ModelMetrics& metrics = *running->task.metrics;
+  metrics.queue_rows->Increment(static_cast<double>(rows));
+  metrics.queue_bytes->Increment(static_cast<double>(running->task.bytes));
+  metrics.queue_limit_rows->Set(static_cast<double>(options_.max_queue_rows));
+  queue_.push_back(running);
+  running->batches.size() > 1 ? work_ready_.notify_all() : work_ready_.notify_one();
+  return absl::OkStatus();
+}
+
 absl::Status Batcher::Submit(ScoreTask task) {
   if (absl::Status dead = DeadStatus(task); !dead.ok()) return dead;
+  Finished finished;
+  if (!task.ranges.empty()) {
+    // Also before the result is allocated: a full queue must refuse at no cost.
+    absl::Status full;
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      full = MakeRoom(task, &finished);
+    }
+    CallDone(std::exchange(finished, {}));
+    if (!full.ok()) return full;
+  }
   auto running = std::make_shared<RunningTask>();
   running->batches = Split(task.ranges, options_.batch_rows_max);
   running->reply.result = EmptyResult(task);
@@ -91,30 +126,7 @@ absl::Status Batcher::Submit(ScoreTask task) {
     running->task.done(std::move(running->reply));
     return absl::OkStatus();
   }
-  Finished finished;
-  absl::Status status;
-  {
-    std::lock_guard<std::mutex> lock(mutex_);
-    if (stopped_) return MakeError(Reason::kDraining, "the server is shutting down");
-    if (!HasRoom(running->task)) SweepDead(&finished);
-    if (HasRoom(running->task)) {
-      const int64_t rows = WaitingRows(*running);
-      Load& load = loads_[running->task.model];
-      load.rows += rows;
-      load.bytes += running->task.bytes;
-      ModelMetrics& metrics = *running->task.metrics;
-      metrics.queue_rows->Increment(static_cast<double>(rows));
-      metrics.queue_bytes->Increment(static_cast<double>(running->task.bytes));
-      metrics.queue_limit_rows->Set(static_cast<double>(options_.max_queue_rows));
-      queue_.push_back(running);
-    } else {
-      status = MakeError(Reason::kQueueFull,
-                         "the model's queue is full: batching.max_queue_rows or max_queue_bytes");
-    }
-  }
-  if (status.ok()) {
-    running->batches.size() > 1 ? work_ready_.notify_all() : work_ready_.notify_one();
-  }
+  absl::Status status = Enqueue(running, &finished);
   CallDone(finished);
   return status;
 }

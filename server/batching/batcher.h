@@ -78,6 +78,10 @@ class Batcher {
   void SweepDead(Finished* finished);
   static void CallDone(const Finished& finished);
   bool HasRoom(const ScoreTask& task) const;
+  // Error: stopped, or no room even without the dead work.
+  absl::Status MakeRoom(const ScoreTask& task, Finished* finished);
+
+  absl::Status Enqueue(const std::shared_ptr<RunningTask>& running, Finished* finished);
   absl::Status DeadStatus(const ScoreTask& task) const;
 
   const BatcherOptions options_;

@@ -60,8 +60,9 @@ absl::Status Start(Call* call, const Request& request, Response* response) {
   BFLOW_ASSIGN_OR_RETURN(ModelHandle model, FindModel(request.model(), *services.registry));
   call->SetModel(model);
   ModelMetrics& metrics = *model->metrics;
-  BFLOW_ASSIGN_OR_RETURN(CallPlan prepared, Prepare(request, std::move(model), services.limits));
-  BFLOW_RETURN_IF_ERROR(call->TakeBytes(prepared.reply_bytes));
+  BFLOW_ASSIGN_OR_RETURN(CallPlan prepared,
+                         Prepare(request, std::move(model), services.limits,
+                                 [call](int64_t bytes) { return call->TakeBytes(bytes); }));
   auto plan = std::make_shared<CallPlan>(std::move(prepared));
   call->SetRows(plan->task.rows);
   ScoreTask task = std::move(plan->task);

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "butterflyflow/v1/flow.pb.h"
@@ -41,13 +42,19 @@ struct CallPlan {
 absl::StatusOr<ModelHandle> FindModel(const butterflyflow::v1::ModelSelector& selector,
                                       const ModelRegistry& registry);
 
-// Checks 3 to 7. `model` is what FindModel gave.
+// Takes room for so many reply bytes from the admission counters; an error refuses the call.
+using TakeReplyBytes = absl::FunctionRef<absl::Status(int64_t)>;
+
+// Checks 3 to 7; `take` is called once, between the sizes and the first look at a value. `model` is
+// what FindModel gave.
 absl::StatusOr<CallPlan> Prepare(const butterflyflow::v1::LogLikelihoodRequest& request,
-                                 ModelHandle model, const RequestLimits& limits);
+                                 ModelHandle model, const RequestLimits& limits,
+                                 TakeReplyBytes take);
 absl::StatusOr<CallPlan> Prepare(const butterflyflow::v1::AnomalyScoreRequest& request,
-                                 ModelHandle model, const RequestLimits& limits);
+                                 ModelHandle model, const RequestLimits& limits,
+                                 TakeReplyBytes take);
 absl::StatusOr<CallPlan> Prepare(const butterflyflow::v1::SampleRequest& request, ModelHandle model,
-                                 const RequestLimits& limits);
+                                 const RequestLimits& limits, TakeReplyBytes take);
 
 // Fills the response, but for timing; also counts rows, scores and flags in the model's metrics.
 void Reply(const CallPlan& plan, LogLikelihoodResult result,

@@ -236,7 +236,7 @@ absl::StatusOr<ModelHandle> FindModel(const pb::ModelSelector& selector,
 }
 
 absl::StatusOr<CallPlan> Prepare(const pb::LogLikelihoodRequest& request, ModelHandle model,
-                                 const RequestLimits& limits) {
+                                 const RequestLimits& limits, TakeReplyBytes take) {
   CallPlan plan = NewPlan(std::move(model));
   const ModelSignature& signature = plan.model->scorer->signature();
   BFLOW_ASSIGN_OR_RETURN(const int64_t rows, CheckTensor(request.x(), signature));
@@ -252,6 +252,7 @@ absl::StatusOr<CallPlan> Prepare(const pb::LogLikelihoodRequest& request, ModelH
                      (work.want_latent ? rows * signature.event_size() * 4 : 0);
   BFLOW_RETURN_IF_ERROR(
       CheckLimits("x", rows, limits.max_rows, plan.reply_bytes, limits.max_reply_bytes));
+  BFLOW_RETURN_IF_ERROR(take(plan.reply_bytes));
   BFLOW_RETURN_IF_ERROR(
       TakeRows(request.x(), rows, work.noise.kind, request.options().invalid_rows(), plan));
   plan.task.work = work;
@@ -259,7 +260,7 @@ absl::StatusOr<CallPlan> Prepare(const pb::LogLikelihoodRequest& request, ModelH
 }
 
 absl::StatusOr<CallPlan> Prepare(const pb::AnomalyScoreRequest& request, ModelHandle model,
-                                 const RequestLimits& limits) {
+                                 const RequestLimits& limits, TakeReplyBytes take) {
   CallPlan plan = NewPlan(std::move(model));
   const ModelSignature& signature = plan.model->scorer->signature();
   if (!signature.can_score_anomaly) {
@@ -288,6 +289,7 @@ absl::StatusOr<CallPlan> Prepare(const pb::AnomalyScoreRequest& request, ModelHa
                      (plan.want_contributions ? rows * features * 8 : 0) + features * 64;
   BFLOW_RETURN_IF_ERROR(
       CheckLimits("x", rows, limits.max_rows, plan.reply_bytes, limits.max_reply_bytes));
+  BFLOW_RETURN_IF_ERROR(take(plan.reply_bytes));
   BFLOW_RETURN_IF_ERROR(TakeRows(request.x(), rows, signature.calibration_noise,
                                  request.options().invalid_rows(), plan));
   plan.task.work = AnomalyWork{plan.want_contributions};
@@ -295,7 +297,7 @@ absl::StatusOr<CallPlan> Prepare(const pb::AnomalyScoreRequest& request, ModelHa
 }
 
 absl::StatusOr<CallPlan> Prepare(const pb::SampleRequest& request, ModelHandle model,
-                                 const RequestLimits& limits) {
+                                 const RequestLimits& limits, TakeReplyBytes take) {
   CallPlan plan = NewPlan(std::move(model));
   const ModelSignature& signature = plan.model->scorer->signature();
   if (!signature.can_sample) {
@@ -318,6 +320,7 @@ absl::StatusOr<CallPlan> Prepare(const pb::SampleRequest& request, ModelHandle m
   plan.reply_bytes = kReplyOverhead + options.rows * row_bytes;
   BFLOW_RETURN_IF_ERROR(CheckLimits("num_samples", options.rows, limits.max_samples,
                                     plan.reply_bytes, limits.max_reply_bytes));
+  BFLOW_RETURN_IF_ERROR(take(plan.reply_bytes));
   plan.task.rows = options.rows;
   plan.task.ranges = {{0, options.rows}};
   plan.task.bytes = options.rows * signature.event_size() * static_cast<int64_t>(sizeof(float));

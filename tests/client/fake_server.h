@@ -18,7 +18,7 @@
 #include "grpcpp/grpcpp.h"
 #include "grpcpp/health_check_service_interface.h"
 
-namespace bflow {
+namespace bflow::client {
 
 namespace v1 = ::butterflyflow::v1;
 
@@ -222,6 +222,6 @@ class FakeServer : public v1::FlowService::Service, public v1::ModelService::Ser
   std::unique_ptr<grpc::Server> server_;
 };
 
-}  // namespace bflow
+}  // namespace bflow::client
 
 #endif  // BFLOW_TESTS_CLIENT_FAKE_SERVER_H_

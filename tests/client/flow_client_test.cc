@@ -6,7 +6,7 @@
 #include "client/rpc_status.h"
 #include "tests/client/fake_server.h"
 
-namespace bflow {
+namespace bflow::client {
 namespace {
 
 constexpr int64_t kFrames = 1024;
@@ -189,6 +189,17 @@ TEST_F(FlowClientTest, ReplicasAreHealthChecked) {
   EXPECT_EQ(FlowClient(options_).ListModels().status().code(), absl::StatusCode::kUnavailable);
 }
 
+TEST(RpcStatus, ExitCodesFollowCodeAndReason) {
+  const auto code = [](grpc::StatusCode grpc_code, const char* reason) {
+    return ExitCodeForStatus(StatusFromRpc(RichError(grpc_code, "text", reason, "")));
+  };
+  EXPECT_EQ(code(grpc::StatusCode::FAILED_PRECONDITION, "NO_CALIBRATION"), 64);
+  EXPECT_EQ(code(grpc::StatusCode::FAILED_PRECONDITION, "MODEL_FAILED"), 69);
+  EXPECT_EQ(code(grpc::StatusCode::INVALID_ARGUMENT, "SHAPE_MISMATCH"), 64);
+  EXPECT_EQ(code(grpc::StatusCode::INTERNAL, "INTERNAL"), 70);
+  EXPECT_EQ(code(grpc::StatusCode::UNAVAILABLE, "QUEUE_FULL"), 69);
+}
+
 TEST(FlowClientUnreachable, IsUnavailableWithAHint) {
   ClientOptions options;
   options.server = "127.0.0.1:1";
@@ -200,4 +211,4 @@ TEST(FlowClientUnreachable, IsUnavailableWithAHint) {
 }
 
 }  // namespace
-}  // namespace bflow
+}  // namespace bflow::client

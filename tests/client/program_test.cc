@@ -10,7 +10,7 @@
 #include "client/cli/commands.h"
 #include "tests/client/fake_server.h"
 
-namespace bflow {
+namespace bflow::client {
 namespace {
 
 constexpr int64_t kFrames = 100;
@@ -192,4 +192,4 @@ TEST_F(ProgramTest, ExitCodesOfUsageAndOutput) {
 }
 
 }  // namespace
-}  // namespace bflow
+}  // namespace bflow::client

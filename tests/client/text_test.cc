@@ -7,7 +7,7 @@
 #include "client/spans.h"
 #include "client/time_text.h"
 
-namespace bflow {
+namespace bflow::client {
 namespace {
 
 namespace v1 = ::butterflyflow::v1;
@@ -173,4 +173,4 @@ TEST(Arguments, UnderscoresOfFlagNamesAreDashes) {
 }
 
 }  // namespace
-}  // namespace bflow
+}  // namespace bflow::client

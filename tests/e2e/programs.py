@@ -40,10 +40,10 @@ def generate_stubs():
 class Server:
     """bflow-server on free ports; `with Server(repository) as server`."""
 
-    def __init__(self, repository, *flags, config=""):
+    def __init__(self, repository, *flags, drain_delay_ms=0):
         self._folder = tempfile.TemporaryDirectory(prefix="bflow_server_")
         path = pathlib.Path(self._folder.name)
-        (path / "config.textproto").write_text("lifecycle { drain_delay_ms: 0 }\n" + config)
+        (path / "config.textproto").write_text(f"lifecycle {{ drain_delay_ms: {drain_delay_ms} }}\n")
         self.log_path = path / "log"
         self._log = open(self.log_path, "wb")
         self.process = subprocess.Popen(

@@ -1,8 +1,11 @@
 """The shipped model behind a real server, through a client generated from proto/ and through bflow."""
+import contextlib
 import csv
 import json
 import pathlib
 import shutil
+import signal
+import socket
 import subprocess
 import tempfile
 import unittest
@@ -165,6 +168,14 @@ class ServingTest(unittest.TestCase):
         self.assertRegex(text, r'butterflyflow_requests_total\{[^}]*operation="log_likelihood"[^}]*\} [1-9]')
         self.assertEqual([self.server.get(p)[0] for p in ("/livez", "/readyz", "/", "/metricsx")], [200, 200, 404, 404])
 
+    def test_half_sent_http_requests_do_not_hide_the_server(self):
+        host, port = self.server.metrics_address.rsplit(":", 1)
+        with contextlib.ExitStack() as sockets:
+            for _ in range(6):
+                half = sockets.enter_context(socket.create_connection((host, int(port))))
+                half.sendall(b"GET /metrics HTTP/1.1\r\nHost:")
+            self.assertEqual(self.server.get("/livez")[0], 200)
+
     def test_bflow_scores_a_record(self):
         with tempfile.TemporaryDirectory() as folder:
             out = pathlib.Path(folder) / "scores.csv"
@@ -205,6 +216,33 @@ class ServingTest(unittest.TestCase):
 
 
 class LifeCycleTest(unittest.TestCase):
+    def test_health_watch_follows_the_drain_and_a_second_sigterm_ends_it(self):
+        with programs.Server(REPOSITORY, drain_delay_ms=20_000) as server:
+            watch = iter(health_pb2_grpc.HealthStub(server.channel).Watch(health_pb2.HealthCheckRequest(service="readiness"), timeout=60))
+            self.assertEqual(next(watch).status, health_pb2.HealthCheckResponse.SERVING)
+            server.process.send_signal(signal.SIGTERM)
+            self.assertEqual(next(watch).status, health_pb2.HealthCheckResponse.NOT_SERVING)
+            self.assertEqual(server.get("/readyz")[0], 503)
+            self.assertEqual(server.get("/livez")[0], 200)
+            self.assertEqual(server.stop(), 143)
+
+    def test_a_port_in_use_exits_71(self):
+        with programs.Server(REPOSITORY) as server:
+            done = programs.run("bflow-server", f"--model_repository={REPOSITORY}", f"--listen={server.address}",
+                                "--metrics_listen=127.0.0.1:0")
+            self.assertEqual(done.returncode, 71, done.stderr)
+
+    def test_ctrl_c_ends_bflow_and_leaves_no_file(self):
+        with tempfile.TemporaryDirectory() as folder, socket.create_server(("127.0.0.1", 0)) as silent:
+            address = f"127.0.0.1:{silent.getsockname()[1]}"
+            client = subprocess.Popen([programs.BIN / "bflow", "loglik", MODEL, RECORD, f"--server={address}",
+                                       f"--out={folder}/out.csv"], stderr=subprocess.DEVNULL)
+            connection, _ = silent.accept()  # the client waits for an answer now
+            with connection:
+                client.send_signal(signal.SIGINT)
+                self.assertEqual(client.wait(timeout=60), 130)
+            self.assertEqual(list(pathlib.Path(folder).iterdir()), [])
+
     def test_sigterm_drains_and_exits_0(self):
         with programs.Server(REPOSITORY) as server:
             self.assertEqual(server.stop(), 0, server.log())

@@ -1,6 +1,7 @@
 // The life of a server: start, models that are refused, a full queue, drain, metrics, many clients.
 #include <CivetServer.h>
 
+#include <limits>
 #include <thread>
 
 #include "base/log.h"
@@ -77,6 +78,23 @@ TEST_F(ServerTest, QueueDeadlineAndCancellation) {
   EXPECT_EQ(LogLikelihood(Request({1})).code, StatusCode::OK);
   EXPECT_NE(Http(app_->metrics_listen(), "/metrics").second.find("dropped_rows_total"),
             std::string::npos);
+}
+
+// 16,200 rows of 32 bytes and a reply of about as many do not fit 1 MiB together: the call is
+// refused before a value is looked at, and its bytes are given back.
+TEST_F(ServerTest, AFullAdmissionCounterRefusesBeforeTheValuesAreRead) {
+  ASSERT_TRUE(StartWith("admission { max_bytes: 1048576 }").ok());
+  std::vector<float> values(16'200 * 8, std::numeric_limits<float>::quiet_NaN());
+  pb::LogLikelihoodRequest request = Request({1});
+  *request.mutable_x() = FloatTensor(values);
+  const Answer busy = LogLikelihood(request);
+  EXPECT_EQ(busy.code, StatusCode::UNAVAILABLE);
+  EXPECT_EQ(busy.reason, "SERVER_BUSY");
+  EXPECT_TRUE(busy.retry_info);
+  values.resize(8'000 * 8);
+  *request.mutable_x() = FloatTensor(values);
+  EXPECT_EQ(LogLikelihood(request).reason, "NON_FINITE_INPUT");
+  EXPECT_EQ(LogLikelihood(Request({1})).code, StatusCode::OK);
 }
 
 TEST_F(ServerTest, DrainFinishesWhatWasAccepted) {

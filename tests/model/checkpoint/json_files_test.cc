@@ -23,15 +23,23 @@ TEST(CalibrationTest, RoundTripAndAttributionIsIgnored) {
 }
 
 TEST(CalibrationTest, RefusesNamingTheField) {
-  const std::pair<const char*, const char*> cases[] = {
-      {"/n", "4"},           {"/alpha", "0"},
-      {"/alpha", "1"},       {"/scores/0", "2"},
-      {"/nll/0", "\"a\""},   {"/scale/1", "0"},
-      {"/mean", "[0]"},      {"/inverse_covariance/0/1", "0.5"},
-      {"/noise", "\"u\""},   {"/score_definition", "\"flow_quality_v9\""},
-      {"/surprise", "1"},    {"/feature_names/1", "\"feature/0\""},
-      {"/format", "0"},      {"/reference_stddev", "-1"},
-      {"/centre/0", "null"}, {"/inverse_covariance/2/2", "-2"}};
+  const std::pair<const char*, const char*> cases[] = {{"/n", "4"},
+                                                       {"/alpha", "0"},
+                                                       {"/alpha", "1"},
+                                                       {"/scores/0", "2"},
+                                                       {"/nll/0", "\"a\""},
+                                                       {"/scale/1", "0"},
+                                                       {"/mean", "[0]"},
+                                                       {"/inverse_covariance/0/1", "0.5"},
+                                                       {"/noise", "\"u\""},
+                                                       {"/score_definition", "\"flow_quality_v9\""},
+                                                       {"/surprise", "1"},
+                                                       {"/feature_names/1", "\"feature/0\""},
+                                                       {"/format", "0"},
+                                                       {"/reference_stddev", "-1"},
+                                                       {"/alpha", "0.2499"},
+                                                       {"/centre/0", "null"},
+                                                       {"/inverse_covariance/2/2", "-2"}};
   for (const auto& [pointer, value] : cases) {
     Json json = Json::parse(CalibrationToJson(SmallCalibration(3)));
     json[Json::json_pointer(pointer)] = Json::parse(value);

@@ -53,6 +53,7 @@ Calibration SmallCalibration(size_t features) {
   }
   c.scores = {0.5, 1, 7.25};
   c.nll = {-1.5, 0.1, 0.1};
+  c.alpha = 0.25;  // 1/(n + 1), the smallest there is
   c.reference_mean = -0.4;
   c.reference_stddev = 0.75;
   return c;

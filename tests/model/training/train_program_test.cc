@@ -233,6 +233,24 @@ TEST_F(TrainProgramTest, AFullDiskLeavesThePreviousVersionIntact) {
   ExpectScores(Version(1));
 }
 
+TEST_F(TrainProgramTest, ABrokenRecordIsListedAndTheOthersTrain) {
+  std::ofstream(folder_ + "/broken.hea") << "broken 1 125 100\nbroken.dat 16 200\n";  // no .dat
+  std::vector<std::string> arguments = Arguments({"--steps=2"});
+  arguments.insert(arguments.begin() + 3, folder_ + "/broken");
+  EXPECT_EQ(Wait(Start(arguments)), 1) << Text("stderr");
+  EXPECT_THAT(Text("stderr"), HasSubstr("broken"));
+  ExpectScores(Version(1));
+}
+
+TEST_F(TrainProgramTest, ADivergedModelIsNotWritten) {
+  EXPECT_EQ(Train({"--steps=40", "--warmup_steps=0", "--schedule=constant", "--learning_rate=1",
+                   "--checkpoint=last"}),
+            70)
+      << Text("stderr");
+  EXPECT_THAT(Text("stderr"), HasSubstr("model not written"));
+  EXPECT_FALSE(FileExists(Version(1) + "/manifest.json"));
+}
+
 TEST_F(TrainProgramTest, ErrorsHaveTheirExitCodes) {
   EXPECT_EQ(Train({"--preset=nonsense"}), 64);
   EXPECT_THAT(Text("stderr"), HasSubstr("waveform-published, waveform-paper"));

@@ -131,6 +131,26 @@ TEST(TrainingData, ConstantWindowsAreCountedButNeverDrawnOrGathered) {
   }
 }
 
+TEST(TrainingData, TheScalingOfMostFramesIsTheModels) {
+  WaveformRecord record = Ramp("r", 100);
+  WaveformSegment other = record.segments[0];
+  other.name = "other";
+  other.start_frame = 100;
+  other.signals[0].gain = 52;
+  other.frames = 500;
+  for (WaveformSignal& signal : other.signals) signal.codes.resize(500, 3);
+  for (int64_t t = 0; t < 500; ++t) other.signals[0].codes[static_cast<size_t>(t)] = float(t % 7);
+  record.segments.push_back(other);
+  record.frames = 600;
+  absl::StatusOr<TrainingData> data = TrainingData::Create({record}, Request(1, 0, 0));
+  ASSERT_TRUE(data.ok()) << data.status();
+  EXPECT_EQ(data->channels()[0].gain, 52);
+  EXPECT_EQ(data->channels()[1].gain, 26);
+  EXPECT_EQ(data->windows(DataPart::kTrain).size(), 50u);
+  ASSERT_EQ(data->skipped().size(), 1u);
+  EXPECT_THAT(data->skipped()[0], HasSubstr("gain of A"));
+}
+
 TEST(TrainingData, ErrorsSayWhatIsWrong) {
   auto message = [](absl::StatusOr<TrainingData> data) {
     return std::string(data.status().message());

@@ -201,7 +201,7 @@ TEST(Options, ErrorsNameTheFlagAndNeverTheValue) {
       {"--signals=A,,B", "--signals"},
       {"--schedule=secret", "--schedule"},
       {"--device=secret", "--device"},
-      {"--secret=1", "unknown flag"},
+      {"--typo=secret", "unknown flag --typo;"},
       {"--seed=-1", "--seed"},
       {"--steps", "--steps"},
       {"--step=1,2,3", "--step"},
