@@ -63,7 +63,7 @@ def main():
     bad = checked = 0
     for top in ("base", "model", "server", "client", "bench", "tests"):
         for path in sorted((root / top).rglob("*")):
-            if path.suffix not in (".h", ".cc"):
+            if path.suffix not in (".h", ".cc", ".cu", ".cuh"):
                 continue
             relative = path.relative_to(root).as_posix()
             layer = layer_of(relative)
