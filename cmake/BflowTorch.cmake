@@ -35,3 +35,13 @@ target_link_libraries(bflow_torch INTERFACE bflow::_torch_cpu bflow::_c10)  # li
 file(GLOB _nv LIST_DIRECTORIES true "${BFLOW_TORCH_ROOT}/../nvidia/*/lib")
 list(TRANSFORM _nv PREPEND "LINKER:-rpath-link,")
 target_link_options(bflow_torch INTERFACE LINKER:--allow-shlib-undefined ${_nv})
+if(BFLOW_CUDA)
+  foreach(l c10_cuda torch_cuda)
+    add_library(bflow::_${l} SHARED IMPORTED GLOBAL)
+    set_target_properties(bflow::_${l} PROPERTIES IMPORTED_LOCATION "${BFLOW_TORCH_ROOT}/lib/lib${l}.so")
+  endforeach()
+  add_library(bflow_torch_cuda INTERFACE)
+  # torch_cuda registers itself when it is loaded: nothing refers to it, so the linker must be told.
+  target_link_libraries(bflow_torch_cuda INTERFACE bflow_torch bflow::_c10_cuda
+    "-Wl,--push-state,--no-as-needed" bflow::_torch_cuda "-Wl,--pop-state" CUDA::cudart)
+endif()

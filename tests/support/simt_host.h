@@ -38,6 +38,7 @@ class HostLane {
   int block_threads() const { return block_->threads; }
   int grid_blocks() const { return block_->grid; }
   void Sync() const { block_->BlockBarrier(thread_); }
+  void Reload() const {}
   template <typename T, int N>
   void ShuffleXor(T (&values)[N], int mask) const {
     static_assert(sizeof(values) <= kShuffleBytes);

@@ -5,35 +5,13 @@
 #include "ATen/Dispatch.h"
 #include "ATen/core/Tensor.h"
 #include "ATen/ops/empty_like.h"
+#include "model/ops/checks.h"
 #include "model/ops/cpu/parallel.h"
 #include "model/ops/cpu/simd_dispatch.h"
 #include "torch/library.h"
 
 namespace bflow::cpu {
 namespace {
-
-void CheckNet(const char* name, const at::Tensor& x, at::TensorList net) {
-  TORCH_CHECK(net.size() == 6, "affine_coupling: ", name, " must hold 6 tensors, got ", net.size());
-  TORCH_CHECK(net[0].dim() == 2, "affine_coupling: ", name, "[0] must be [H, C/2]");
-  const int64_t half = x.size(2) / 2, hidden = net[0].size(0);
-  const std::vector<std::vector<int64_t>> shapes = {
-      {hidden, half}, {hidden}, {hidden, hidden}, {hidden}, {half, hidden}, {half}};
-  for (size_t i = 0; i < 6; ++i) {
-    TORCH_CHECK(
-        net[i].sizes() == at::IntArrayRef(shapes[i]) && net[i].scalar_type() == x.scalar_type(),
-        "affine_coupling: ", name, "[", i, "] must be ", at::IntArrayRef(shapes[i]),
-        " of x's type, got ", net[i].sizes());
-  }
-}
-
-void CheckInputs(const at::Tensor& x, at::TensorList scale_net, at::TensorList shift_net) {
-  TORCH_CHECK(x.dim() == 3 && x.size(2) >= 2 && x.size(2) % 2 == 0,
-              "affine_coupling: x must be [B, T, C] with C even, got ", x.sizes());
-  CheckNet("scale_net", x, scale_net);
-  CheckNet("shift_net", x, shift_net);
-  TORCH_CHECK(scale_net[0].size(0) == shift_net[0].size(0),
-              "affine_coupling: the two nets differ in width");
-}
 
 // The nets' tensors as the kernels take them; keeps them alive.
 template <typename T>
@@ -118,7 +96,7 @@ std::tuple<at::Tensor, std::vector<at::Tensor>> Backward(const at::Tensor& x,
 
 std::tuple<at::Tensor, at::Tensor> AffineCouplingCpu(const at::Tensor& x, at::TensorList scale_net,
                                                      at::TensorList shift_net, bool inverse) {
-  CheckInputs(x, scale_net, shift_net);
+  CheckCoupling(x, scale_net, shift_net);
   return AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "bflow::affine_coupling", [&] {
     return Forward<scalar_t>(x.contiguous(), HeldNets<scalar_t>(x, scale_net, shift_net), inverse);
   });
@@ -127,7 +105,7 @@ std::tuple<at::Tensor, at::Tensor> AffineCouplingCpu(const at::Tensor& x, at::Te
 std::tuple<at::Tensor, std::vector<at::Tensor>> AffineCouplingBackwardCpu(
     const at::Tensor& x, at::TensorList scale_net, at::TensorList shift_net, bool inverse,
     const at::Tensor& grad_y, const at::Tensor& grad_log_det) {
-  CheckInputs(x, scale_net, shift_net);
+  CheckCoupling(x, scale_net, shift_net);
   return AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "bflow::affine_coupling_backward", [&] {
     return Backward<scalar_t>(x.contiguous(), HeldNets<scalar_t>(x, scale_net, shift_net),
                               scale_net, shift_net, inverse, grad_y.contiguous(),

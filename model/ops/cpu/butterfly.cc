@@ -1,5 +1,4 @@
 // bflow::butterfly on the CPU: packs the factors, then runs rows through the kernels.
-#include <bit>
 #include <cmath>
 #include <tuple>
 #include <vector>
@@ -7,26 +6,13 @@
 #include "ATen/Dispatch.h"
 #include "ATen/core/Tensor.h"
 #include "ATen/ops/empty_like.h"
+#include "model/ops/checks.h"
 #include "model/ops/cpu/parallel.h"
 #include "model/ops/cpu/simd_dispatch.h"
 #include "torch/library.h"
 
 namespace bflow::cpu {
 namespace {
-
-void CheckInputs(const at::Tensor& x, at::TensorList factors) {
-  TORCH_CHECK(x.dim() == 2, "butterfly: x must be [B, D], got ", x.sizes());
-  const int64_t size = x.size(1);
-  for (const at::Tensor& w : factors) {
-    TORCH_CHECK(w.dim() == 4 && w.size(1) == 2 && w.size(3) == 2 && w.size(0) > 0 &&
-                    std::has_single_bit(static_cast<uint64_t>(w.size(0))) &&
-                    size % (2 * w.size(0)) == 0 &&
-                    (w.size(2) == 1 || w.size(2) == size / (2 * w.size(0))),
-                "butterfly: a factor of shape ", w.sizes(), " does not fit D = ", size);
-    TORCH_CHECK(w.scalar_type() == x.scalar_type(), "butterfly: a factor is ", w.scalar_type(),
-                ", x is ", x.scalar_type());
-  }
-}
 
 // The factors as the kernels take them; owns the packed planes.
 template <typename T>
@@ -222,7 +208,7 @@ std::tuple<at::Tensor, std::vector<at::Tensor>> Backward(const at::Tensor& x,
 }
 
 std::tuple<at::Tensor, at::Tensor> ButterflyCpu(const at::Tensor& x, at::TensorList factors) {
-  CheckInputs(x, factors);
+  CheckButterfly(x, factors);
   return AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "bflow::butterfly",
                                     [&] { return Forward<scalar_t>(x.contiguous(), factors); });
 }
@@ -230,7 +216,7 @@ std::tuple<at::Tensor, at::Tensor> ButterflyCpu(const at::Tensor& x, at::TensorL
 std::tuple<at::Tensor, std::vector<at::Tensor>> ButterflyBackwardCpu(
     const at::Tensor& x, at::TensorList factors, const at::Tensor& grad_y,
     const at::Tensor& grad_log_det) {
-  CheckInputs(x, factors);
+  CheckButterfly(x, factors);
   return AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "bflow::butterfly_backward", [&] {
     return Backward<scalar_t>(x.contiguous(), factors, grad_y.contiguous(),
                               grad_log_det.item<double>());

@@ -6,6 +6,7 @@
 #include "ATen/Dispatch.h"
 #include "ATen/core/Tensor.h"
 #include "ATen/ops/empty_like.h"
+#include "model/ops/checks.h"
 #include "model/ops/cpu/parallel.h"
 #include "model/ops/cpu/simd_dispatch.h"
 #include "model/ops/lu_matmul.h"
@@ -13,13 +14,6 @@
 
 namespace bflow {
 namespace {
-
-void CheckVector(const char* op, const char* name, const at::Tensor& x, const at::Tensor& v) {
-  TORCH_CHECK(v.dim() == 1 && v.size(0) == x.size(2), op, ": ", name, " must be [C], got ",
-              v.sizes(), " for x of ", x.sizes());
-  TORCH_CHECK(v.scalar_type() == x.scalar_type(), op, ": ", name, " is ", v.scalar_type(),
-              ", x is ", x.scalar_type());
-}
 
 std::vector<double> ToDouble(const at::Tensor& tensor) {
   const at::Tensor wide = tensor.detach().to(at::kDouble).contiguous();
@@ -188,32 +182,10 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> LuGradient(
           cpu::Rounded<T>(grad_log.data(), log_diagonal)};
 }
 
-void CheckActNorm(const at::Tensor& x, const at::Tensor& log_scale) {
-  TORCH_CHECK(x.dim() == 3, "act_norm: x must be [B, T, C], got ", x.sizes());
-  CheckVector("act_norm", "log_scale", x, log_scale);
-}
-
-void CheckLu(const at::Tensor& x, const at::Tensor& lower, const at::Tensor& upper,
-             const at::Tensor& log_diagonal, const at::Tensor& diagonal_sign,
-             const at::Tensor& permutation) {
-  TORCH_CHECK(x.dim() == 3, "lu_matmul: x must be [B, T, C], got ", x.sizes());
-  const int64_t c = x.size(2);
-  for (const at::Tensor* matrix : {&lower, &upper}) {
-    TORCH_CHECK(matrix->dim() == 2 && matrix->size(0) == c && matrix->size(1) == c &&
-                    matrix->scalar_type() == x.scalar_type(),
-                "lu_matmul: lower and upper must be [C, C] of x's type, got ", matrix->sizes());
-  }
-  CheckVector("lu_matmul", "log_diagonal", x, log_diagonal);
-  CheckVector("lu_matmul", "diagonal_sign", x, diagonal_sign);
-  TORCH_CHECK(
-      permutation.dim() == 1 && permutation.size(0) == c && permutation.scalar_type() == at::kLong,
-      "lu_matmul: permutation must be int64 [C], got ", permutation.sizes());
-}
-
 std::tuple<at::Tensor, at::Tensor> ActNormCpu(const at::Tensor& x, const at::Tensor& log_scale,
                                               const at::Tensor& bias) {
   CheckActNorm(x, log_scale);
-  CheckVector("act_norm", "bias", x, bias);
+  CheckChannelVector("act_norm", "bias", x, bias);
   return AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "bflow::act_norm", [&] {
     return ActNormForward<scalar_t>(x.contiguous(), log_scale, bias.contiguous());
   });

@@ -31,9 +31,10 @@ struct ButterflyBackwardArgs {
   const T* grad_y = nullptr;
   T* grad_x = nullptr;
   T* saved = nullptr;    // [grid, pass_count, rows_per_block, D]: inputs of the passes, gradient
-  T* partial = nullptr;  // [grid, warps, weight_count], zero at the start
+  T* partial = nullptr;  // [grid, slots, weight_count], zero at the start
   int64_t rows = 0;
   int rows_per_block = 1;
+  int slots = 1;  // the block's warps, or 1 where no factor is shared
 };
 
 // The 2x2 of a pair: w[h][o] of block `b` and pair `j` of a factor.
@@ -107,12 +108,6 @@ BFLOW_BODY void MixLevel(int q, const Matrix2<T> (&w)[kCount][1 << (kCount - 1)]
     v[k0] = w[q][t].w00 * v0 + w[q][t].w10 * v1;
     v[k1] = w[q][t].w01 * v0 + w[q][t].w11 * v1;
   }
-}
-
-// The q of the levels in the order applied.
-template <int kCount>
-BFLOW_BODY int AppliedLevel(const ButterflyPass& pass, int i) {
-  return pass.ascending ? i : kCount - 1 - i;
 }
 
 template <int kCount, typename Lane, typename T>
@@ -281,7 +276,7 @@ BFLOW_BODY void ButterflyForwardBody(const Lane& lane, const ButterflyForwardArg
 // its input and adds those of its weights to the block's partial sums. A group of threads (a power
 // of two of them) takes one block of the lowest level, so that the sums over pairs that share a 2x2
 // are shuffles inside warps; each warp of a group has sums of its own.
-template <int kCount, typename Lane, typename T>
+template <int kCount, bool kAscending, typename Lane, typename T>
 BFLOW_BODY void BackwardInRegisters(const Lane& lane, const ButterflyLayerPlan<T>& plan,
                                     const ButterflyPass& pass, const T* from, const T* grad_from,
                                     T* grad_to, T* partial, int rows) {
@@ -314,11 +309,11 @@ BFLOW_BODY void BackwardInRegisters(const Lane& lane, const ButterflyLayerPlan<T
         for (int i = 0; i < kCount; ++i) {
           BFLOW_UNROLL
           for (int k = 0; k < 1 << kCount; ++k) v[i + 1][k] = v[i][k];
-          MixLevel<kCount>(AppliedLevel<kCount>(pass, i), w, v[i + 1]);
+          MixLevel<kCount>(kAscending ? i : kCount - 1 - i, w, v[i + 1]);
         }
         BFLOW_UNROLL
         for (int i = kCount - 1; i >= 0; --i) {
-          const int q = AppliedLevel<kCount>(pass, i);
+          const int q = kAscending ? i : kCount - 1 - i;
           BFLOW_UNROLL
           for (int t = 0; t < kPairs; ++t) {
             const int k0 = FirstOfPair(kCount, q, t), k1 = k0 + (1 << (kCount - 1 - q));
@@ -337,7 +332,7 @@ BFLOW_BODY void BackwardInRegisters(const Lane& lane, const ButterflyLayerPlan<T
       BFLOW_UNROLL
       for (int q = 0; q < kCount; ++q) {
         const ButterflyFactor<T>& factor =
-            plan.factors[pass.first + (pass.ascending ? q : kCount - 1 - q)];
+            plan.factors[pass.first + (kAscending ? q : kCount - 1 - q)];
         const int low_bits = kCount - 1 - q;
         BFLOW_UNROLL
         for (int t = 0; t < kPairs; ++t) {
@@ -360,7 +355,7 @@ BFLOW_BODY void BackwardInRegisters(const Lane& lane, const ButterflyLayerPlan<T
     BFLOW_UNROLL
     for (int q = 0; q < kCount; ++q) {
       const ButterflyFactor<T>& factor =
-          plan.factors[pass.first + (pass.ascending ? q : kCount - 1 - q)];
+          plan.factors[pass.first + (kAscending ? q : kCount - 1 - q)];
       if (!factor.shared) continue;
       BFLOW_UNROLL
       for (int u = 0; u < 1 << q; ++u) {
@@ -412,7 +407,9 @@ BFLOW_BODY void BackwardByShuffles(const Lane& lane, const ButterflyLayerPlan<T>
       }
       grad_to[int64_t{r} * plan.size + e] = g;
     }
-    for (int q = 0; q < pass.count; ++q) {
+    BFLOW_UNROLL
+    for (int q = 0; q < kMaxShuffleFactors; ++q) {
+      if (q >= pass.count) break;
       const ButterflyFactor<T>& factor = plan.factors[pass.first + q];
       const int distance = PairDistance(plan, pass.first + q);
       T sums[2] = {sum0[q], sum1[q]};
@@ -443,8 +440,7 @@ BFLOW_BODY void ButterflyBackwardBody(const Lane& lane, const ButterflyBackwardA
   const int64_t tile = int64_t{args.rows_per_block} * plan.size;
   T* saved = args.saved + int64_t{lane.block()} * plan.pass_count * tile;
   T* gradient = saved + (plan.pass_count - 1) * tile;
-  T* partial =
-      args.partial + int64_t{lane.block()} * (lane.block_threads() / kWarp) * plan.weight_count;
+  T* partial = args.partial + int64_t{lane.block()} * args.slots * plan.weight_count;
   const int64_t stride = int64_t{lane.grid_blocks()} * args.rows_per_block;
   const int last = plan.pass_count - 1;
   for (int64_t row = int64_t{lane.block()} * args.rows_per_block; row < args.rows; row += stride) {
@@ -463,10 +459,12 @@ BFLOW_BODY void ButterflyBackwardBody(const Lane& lane, const ButterflyBackwardA
       T* grad_to = p == 0 ? args.grad_x + row * plan.size : gradient;
       if (pass.shuffle) {
         BackwardByShuffles(lane, plan, pass, from, grad_from, grad_to, partial, rows);
+      } else if (pass.count == 2 && pass.ascending) {
+        BackwardInRegisters<2, true>(lane, plan, pass, from, grad_from, grad_to, partial, rows);
       } else if (pass.count == 2) {
-        BackwardInRegisters<2>(lane, plan, pass, from, grad_from, grad_to, partial, rows);
+        BackwardInRegisters<2, false>(lane, plan, pass, from, grad_from, grad_to, partial, rows);
       } else {
-        BackwardInRegisters<1>(lane, plan, pass, from, grad_from, grad_to, partial, rows);
+        BackwardInRegisters<1, true>(lane, plan, pass, from, grad_from, grad_to, partial, rows);
       }
       lane.Sync();
     }
@@ -474,7 +472,7 @@ BFLOW_BODY void ButterflyBackwardBody(const Lane& lane, const ButterflyBackwardA
 }
 
 // grad[i] of every weight of the layer: the partial sums in their order, and the log-determinant's
-// part. `parts` is grid times warps of the backward kernel.
+// part. `parts` is grid times slots of the backward kernel.
 template <typename Lane, typename T>
 BFLOW_BODY void ButterflyWeightGradBody(const Lane& lane, const ButterflyLayerPlan<T>& plan,
                                         const T* partial, int64_t parts, const T* grad_log_det,

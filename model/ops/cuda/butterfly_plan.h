@@ -3,6 +3,7 @@
 #ifndef BFLOW_MODEL_OPS_CUDA_BUTTERFLY_PLAN_H_
 #define BFLOW_MODEL_OPS_CUDA_BUTTERFLY_PLAN_H_
 
+#include <cstddef>
 #include <cstdint>
 
 namespace bflow::cuda {
@@ -84,6 +85,80 @@ void PlanPasses(ButterflyLayerPlan<T>& plan, int register_factors) {
     }
     plan.passes[plan.pass_count++] = pass;
   }
+}
+
+// How a kernel is launched. Results do not depend on it but for the order of the weights' partial
+// sums.
+struct ButterflyLaunch {
+  int grid = 1;
+  int threads = 32;
+  int rows_per_block = 1;
+  size_t shared_bytes = 0;
+  int staged_weights = 0;   // forward: weights copied to shared memory
+  int64_t tile_values = 0;  // forward: values of all tiles in global memory, 0: tiles are shared
+  int slots = 1;            // backward: partial sums per block
+};
+
+inline constexpr size_t kSharedBytes = size_t{48} << 10;  // what any launch may use
+inline constexpr int kRowsPerBlock = 4;
+
+template <typename T>
+bool AllShared(const ButterflyLayerPlan<T>& plan) {
+  for (int f = 0; f < plan.factor_count; ++f) {
+    if (!plan.factors[f].shared) return false;
+  }
+  return true;
+}
+
+// A power of two of threads from 32 to `most`, at most one per item.
+inline int ThreadsFor(int items, int most) {
+  int threads = 32;
+  while (threads < most && threads < items) threads *= 2;
+  return threads;
+}
+
+inline int64_t CeilDivide(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// A device of `sms` multiprocessors. rows: at least 1.
+template <typename T>
+ButterflyLaunch ForwardLaunch(const ButterflyLayerPlan<T>& plan, int64_t rows, int sms) {
+  ButterflyLaunch launch;
+  launch.threads = ThreadsFor(plan.size >> kRegisterFactors, 256);
+  const size_t tile = static_cast<size_t>(plan.size) * sizeof(T);
+  const size_t weights = static_cast<size_t>(plan.weight_count) * sizeof(T);
+  // A shared 2x2 is read by every thread of its block of the vector; others are read once a row.
+  if (AllShared(plan) && weights <= kSharedBytes * 2 / 3) {
+    launch.staged_weights = static_cast<int>(plan.weight_count);
+    launch.shared_bytes = weights;
+  }
+  const size_t room = (kSharedBytes - launch.shared_bytes) / tile;
+  const int64_t share = CeilDivide(rows, sms);
+  const int64_t most = room > 0 ? static_cast<int64_t>(room) : kRowsPerBlock;
+  launch.rows_per_block = static_cast<int>(share < most && share < kRowsPerBlock ? share
+                                           : most < kRowsPerBlock                ? most
+                                                                                 : kRowsPerBlock);
+  const int64_t blocks = CeilDivide(rows, launch.rows_per_block);
+  launch.grid = static_cast<int>(blocks < int64_t{4} * sms ? blocks : int64_t{4} * sms);
+  if (room > 0) {
+    launch.shared_bytes += static_cast<size_t>(launch.rows_per_block) * tile;
+  } else {
+    launch.tile_values = int64_t{launch.grid} * launch.rows_per_block * plan.size;
+  }
+  return launch;
+}
+
+template <typename T>
+ButterflyLaunch BackwardLaunch(const ButterflyLayerPlan<T>& plan, int64_t rows, int sms) {
+  ButterflyLaunch launch;
+  launch.threads = ThreadsFor(plan.size >> kBackwardRegisterFactors, 128);
+  const int64_t share = CeilDivide(rows, int64_t{2} * sms);
+  launch.rows_per_block = static_cast<int>(share < kRowsPerBlock ? share : kRowsPerBlock);
+  const int64_t blocks = CeilDivide(rows, launch.rows_per_block);
+  launch.grid = static_cast<int>(blocks < int64_t{2} * sms ? blocks : int64_t{2} * sms);
+  bool any_shared = false;
+  for (int f = 0; f < plan.factor_count; ++f) any_shared |= plan.factors[f].shared;
+  launch.slots = any_shared ? launch.threads / 32 : 1;
+  return launch;
 }
 
 }  // namespace bflow::cuda

@@ -106,6 +106,7 @@ BFLOW_BODY void CouplingBody(const Lane& lane, const Shape& shape, const Couplin
       const int64_t at = (row * args.steps + step) * 2 * half;
       T in[Shape::kHalfCapacity], scale[Shape::kHalfCapacity], shift[Shape::kHalfCapacity];
       T h1[Shape::kHiddenCapacity], h2[Shape::kHiddenCapacity];
+      lane.Reload();
       for (int i = 0; i < half; ++i) in[i] = args.x[at + i];
       EvaluateNet<true>(shape, w, in, h1, h2, scale);
       EvaluateNet<false>(shape, w + parameters, in, h1, h2, shift);

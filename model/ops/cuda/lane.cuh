@@ -31,6 +31,9 @@ class DeviceLane {
   __device__ int grid_blocks() const { return static_cast<int>(gridDim.x); }
   // Every thread of the block arrives, or none.
   __device__ void Sync() const { __syncthreads(); }
+  // Memory read before this is read again after it: keeps a compiler from holding a whole table of
+  // weights in registers (and then spilling them).
+  __device__ void Reload() const { asm volatile("" ::: "memory"); }
   // values[i] becomes that of the lane `thread() ^ mask`; every thread of the warp takes part.
   template <typename T, int N>
   __device__ void ShuffleXor(T (&values)[N], int mask) const {

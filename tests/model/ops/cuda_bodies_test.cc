@@ -203,7 +203,8 @@ std::vector<std::vector<T>> RunButterfly(const ButterflyCase& c, const Butterfly
   cuda::ButterflyBackwardArgs<T> backward;
   backward.plan = plan;
   cuda::PlanPasses(backward.plan, cuda::kBackwardRegisterFactors);
-  const int64_t parts = grid * (c.threads / 32);
+  backward.slots = c.threads / 32;
+  const int64_t parts = grid * backward.slots;
   std::vector<T> saved(grid * tile * static_cast<size_t>(backward.plan.pass_count));
   std::vector<T> partial(static_cast<size_t>(parts) * weight_count), grads(weight_count);
   backward.x = x.data();
@@ -294,6 +295,29 @@ TEST(ButterflyPlan, ThePublishedLayerTakesThreePasses) {
   EXPECT_TRUE(plan.passes[2].shuffle);
   EXPECT_EQ(plan.passes[2].count, 4);
   EXPECT_EQ(plan.weight_count, 4 * 1023);
+}
+
+TEST(ButterflyPlan, LaunchesFitTheDevice) {
+  for (const int64_t rows : {int64_t{1}, int64_t{3}, int64_t{128}, int64_t{100'000}}) {
+    for (const int size : {2, 48, 2048, 1 << 20}) {
+      for (const bool shared : {false, true}) {
+        SCOPED_TRACE(::testing::Message() << rows << " x " << size << " shared " << shared);
+        cuda::ButterflyLayerPlan<double> plan;
+        plan.size = size;
+        plan.factor_count = 1;
+        plan.factors[0].shared = shared;
+        cuda::PlanPasses(plan, cuda::kRegisterFactors);
+        const cuda::ButterflyLaunch forward = cuda::ForwardLaunch(plan, rows, 132);
+        EXPECT_LE(forward.shared_bytes, cuda::kSharedBytes);
+        EXPECT_GE(forward.rows_per_block, 1);
+        EXPECT_GE(forward.grid, 1);
+        EXPECT_EQ(forward.tile_values == 0, static_cast<size_t>(size) * 8 <= cuda::kSharedBytes);
+        const cuda::ButterflyLaunch backward = cuda::BackwardLaunch(plan, rows, 132);
+        EXPECT_GE(backward.rows_per_block, 1);
+        EXPECT_EQ(backward.slots > 1, shared && size > 128);
+      }
+    }
+  }
 }
 
 // ---- act_norm, lu_matmul ----

@@ -1,0 +1,90 @@
+// What every kernel of an operator demands of its arguments, whatever the device: shapes, types and
+// one device for all. Each throws c10::Error naming operator and argument.
+#ifndef BFLOW_MODEL_OPS_CHECKS_H_
+#define BFLOW_MODEL_OPS_CHECKS_H_
+
+#include <bit>
+#include <cstdint>
+#include <vector>
+
+#include "ATen/core/Tensor.h"
+
+namespace bflow {
+
+// `t` is of x's type (unless it holds indices) and on x's device.
+inline void CheckKind(const char* op, const char* name, const at::Tensor& x, const at::Tensor& t,
+                      bool indices = false) {
+  TORCH_CHECK(t.scalar_type() == (indices ? at::kLong : x.scalar_type()), op, ": ", name, " is ",
+              t.scalar_type(), ", x is ", x.scalar_type());
+  TORCH_CHECK(t.device() == x.device(), op, ": ", name, " is on ", t.device(), ", x on ",
+              x.device());
+}
+
+inline void CheckButterfly(const at::Tensor& x, at::TensorList factors) {
+  TORCH_CHECK(x.dim() == 2, "butterfly: x must be [B, D], got ", x.sizes());
+  const int64_t size = x.size(1);
+  for (const at::Tensor& w : factors) {
+    TORCH_CHECK(w.dim() == 4 && w.size(1) == 2 && w.size(3) == 2 && w.size(0) > 0 &&
+                    std::has_single_bit(static_cast<uint64_t>(w.size(0))) &&
+                    size % (2 * w.size(0)) == 0 &&
+                    (w.size(2) == 1 || w.size(2) == size / (2 * w.size(0))),
+                "butterfly: a factor of shape ", w.sizes(), " does not fit D = ", size);
+    CheckKind("butterfly", "a factor", x, w);
+  }
+}
+
+// One number per channel of x [B, T, C].
+inline void CheckChannelVector(const char* op, const char* name, const at::Tensor& x,
+                               const at::Tensor& v) {
+  TORCH_CHECK(v.dim() == 1 && v.size(0) == x.size(2), op, ": ", name, " must be [C], got ",
+              v.sizes(), " for x of ", x.sizes());
+  CheckKind(op, name, x, v);
+}
+
+inline void CheckActNorm(const at::Tensor& x, const at::Tensor& log_scale) {
+  TORCH_CHECK(x.dim() == 3, "act_norm: x must be [B, T, C], got ", x.sizes());
+  CheckChannelVector("act_norm", "log_scale", x, log_scale);
+}
+
+inline void CheckLu(const at::Tensor& x, const at::Tensor& lower, const at::Tensor& upper,
+                    const at::Tensor& log_diagonal, const at::Tensor& diagonal_sign,
+                    const at::Tensor& permutation) {
+  TORCH_CHECK(x.dim() == 3, "lu_matmul: x must be [B, T, C], got ", x.sizes());
+  const int64_t c = x.size(2);
+  for (const at::Tensor* matrix : {&lower, &upper}) {
+    TORCH_CHECK(matrix->dim() == 2 && matrix->size(0) == c && matrix->size(1) == c,
+                "lu_matmul: lower and upper must be [C, C], got ", matrix->sizes());
+    CheckKind("lu_matmul", "lower or upper", x, *matrix);
+  }
+  CheckChannelVector("lu_matmul", "log_diagonal", x, log_diagonal);
+  CheckChannelVector("lu_matmul", "diagonal_sign", x, diagonal_sign);
+  TORCH_CHECK(permutation.dim() == 1 && permutation.size(0) == c,
+              "lu_matmul: permutation must be [C], got ", permutation.sizes());
+  CheckKind("lu_matmul", "permutation", x, permutation, /*indices=*/true);
+}
+
+inline void CheckNet(const char* name, const at::Tensor& x, at::TensorList net) {
+  TORCH_CHECK(net.size() == 6, "affine_coupling: ", name, " must hold 6 tensors, got ", net.size());
+  TORCH_CHECK(net[0].dim() == 2, "affine_coupling: ", name, "[0] must be [H, C/2]");
+  const int64_t half = x.size(2) / 2, hidden = net[0].size(0);
+  const std::vector<std::vector<int64_t>> shapes = {
+      {hidden, half}, {hidden}, {hidden, hidden}, {hidden}, {half, hidden}, {half}};
+  for (size_t i = 0; i < 6; ++i) {
+    TORCH_CHECK(net[i].sizes() == at::IntArrayRef(shapes[i]), "affine_coupling: ", name, "[", i,
+                "] must be ", at::IntArrayRef(shapes[i]), ", got ", net[i].sizes());
+    CheckKind("affine_coupling", name, x, net[i]);
+  }
+}
+
+inline void CheckCoupling(const at::Tensor& x, at::TensorList scale_net, at::TensorList shift_net) {
+  TORCH_CHECK(x.dim() == 3 && x.size(2) >= 2 && x.size(2) % 2 == 0,
+              "affine_coupling: x must be [B, T, C] with C even, got ", x.sizes());
+  CheckNet("scale_net", x, scale_net);
+  CheckNet("shift_net", x, shift_net);
+  TORCH_CHECK(scale_net[0].size(0) == shift_net[0].size(0),
+              "affine_coupling: the two nets differ in width");
+}
+
+}  // namespace bflow
+
+#endif  // BFLOW_MODEL_OPS_CHECKS_H_
