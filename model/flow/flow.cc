@@ -91,7 +91,7 @@ std::vector<std::pair<std::string, at::Tensor>> Flow::NamedTensors() const {
 
 Encoded Flow::Encode(const at::Tensor& x, const LayerObserver& observer) {
   Encoded encoded;
-  encoded.log_det = at::zeros({x.size(0)}, at::kDouble);
+  encoded.log_det = at::zeros({x.size(0)}, x.options().dtype(at::kDouble));
   std::vector<at::Tensor> split_off;  // [B, T_l, C_l / 2] per level, undefined where nothing is
   at::Tensor h = x;
   for (size_t l = 0; l < levels_.size(); ++l) {
@@ -132,7 +132,7 @@ Transformed Flow::Decode(const at::Tensor& z) {
     split_off.push_back(level.split ? SecondHalf(h) : at::Tensor());
     if (level.split) h = FirstHalf(h);
   }
-  at::Tensor log_det = at::zeros({z.size(0)}, at::kDouble);
+  at::Tensor log_det = at::zeros({z.size(0)}, z.options().dtype(at::kDouble));
   for (size_t l = levels_.size(); l-- > 0;) {
     if (split_off[l].defined()) h = at::cat({h, split_off[l]}, 2);
     const auto& blocks = levels_[l].blocks;
@@ -173,6 +173,11 @@ void Flow::InitialiseFrom(const at::Tensor& x) {
     }
     if (level.split) h = FirstHalf(h);
   }
+}
+
+void Flow::MoveTo(at::Device device) {
+  to(device);
+  device_ = device;
 }
 
 void Flow::Freeze() {

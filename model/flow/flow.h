@@ -59,6 +59,9 @@ class Flow : public torch::nn::Module {
 
   const FlowSpec& spec() const { return spec_; }
   at::ScalarType dtype() const { return dtype_; }
+  at::Device device() const { return device_; }
+  // Moves all tensors; before Freeze, which computes constants where the tensors are.
+  void MoveTo(at::Device device);
   // Every tensor of the model file (parameters and buffers), named and ordered as
   // ExpectedTensors(spec).
   std::vector<std::pair<std::string, at::Tensor>> NamedTensors() const;
@@ -74,6 +77,7 @@ class Flow : public torch::nn::Module {
   };
   FlowSpec spec_;
   at::ScalarType dtype_;
+  at::Device device_ = at::kCPU;
   std::vector<Level> levels_;
 };
 

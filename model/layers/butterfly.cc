@@ -84,7 +84,7 @@ std::vector<at::Tensor> ButterflyLayer::InverseFactors(const std::vector<at::Ten
 
 Transformed ButterflyLayer::Apply(const at::Tensor& x, bool inverse) const {
   at::Tensor h = x.flatten(1);
-  at::Tensor log_det = at::zeros({}, at::kDouble);
+  at::Tensor log_det = at::zeros({}, x.options().dtype(at::kDouble));
   for (size_t i = 0; i < rounds_.size(); ++i) {
     const std::vector<Part>& parts = rounds_[inverse ? rounds_.size() - 1 - i : i];
     std::vector<at::Tensor> values;
@@ -125,7 +125,8 @@ void ButterflyLayer::Freeze() {
       for (const at::Tensor& factor : part.factors) {
         const at::Tensor log_d = Determinants(factor.to(at::kDouble)).abs().log();
         // A 2x2 that is shared counts once per pair: size / 2 pairs in all.
-        part.log_det += log_d.sum() * (part.size / (2 * log_d.numel()));
+        part.log_det =
+            part.log_det.to(log_d.device()) + log_d.sum() * (part.size / (2 * log_d.numel()));
       }
     }
   }

@@ -81,9 +81,9 @@ void DrawSlice(Flow& flow, const SampleOptions& options, int64_t begin, int64_t 
   } else {
     FillLatents(options, first, rows, size, z.mutable_data_ptr<float>(), base);
   }
-  Transformed decoded = flow.Decode(z);
-  at::Tensor x = decoded.value.to(at::kDouble).contiguous();
-  at::Tensor log_det = decoded.log_det.to(at::kDouble).contiguous();
+  Transformed decoded = flow.Decode(z.to(flow.device()));
+  at::Tensor x = decoded.value.to(at::kCPU, at::kDouble).contiguous();
+  at::Tensor log_det = decoded.log_det.to(at::kCPU, at::kDouble).contiguous();
   for (int64_t i = 0; i < rows; ++i) {
     const size_t width = static_cast<size_t>(size), start = static_cast<size_t>(begin + i) * width;
     bool finite = StoreRow(spec, {x.const_data_ptr<double>() + i * size, width}, options.codes,

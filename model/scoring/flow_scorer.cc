@@ -157,6 +157,7 @@ absl::StatusOr<std::unique_ptr<Scorer>> MakeFromTensors(const FlowSpec& spec,
   return GuardTorchOr("loading the flow", [&]() -> absl::StatusOr<std::unique_ptr<Scorer>> {
     BFLOW_ASSIGN_OR_RETURN(std::shared_ptr<Flow> flow,
                            Flow::Load(spec, tensors, options.float64 ? at::kDouble : at::kFloat));
+    flow->MoveTo(at::Device(options.device));
     flow->Freeze();
     return std::make_unique<FlowScorer>(std::move(flow), std::move(anomaly), options);
   });

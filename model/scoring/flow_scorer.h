@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <string>
 
 #include "absl/status/statusor.h"
 #include "model/checkpoint/calibration.h"
@@ -19,7 +20,8 @@ class Flow;
 
 struct ScorerOptions {
   bool float64 = false;  // compute in float64 (self-test values, comparisons); serving uses float32
-  int64_t slice_rows = 128;  // rows per pass through the flow: bounds the memory of a call
+  std::string device = "cpu";  // BackendInfo.device
+  int64_t slice_rows = 128;    // rows per pass through the flow: bounds the memory of a call
 };
 
 // A thread-safe scorer; the checkpoint is not needed afterwards. Samples that overflowed have

@@ -66,7 +66,9 @@ class EncodedSlice {
   }
 
  private:
-  static at::Tensor ToDouble(const at::Tensor& t) { return t.to(at::kDouble).contiguous(); }
+  static at::Tensor ToDouble(const at::Tensor& t) {
+    return t.to(at::kCPU, at::kDouble).contiguous();
+  }
 
   int64_t event_size_;
   at::Tensor log_det_;
@@ -145,14 +147,14 @@ class Pass {
         std::copy(row.begin(), row.end(), out);
       }
     }
-    return input.to(flow_.dtype());
+    return input.to(flow_.device(), flow_.dtype());
   }
 
   void RunSlice(int64_t begin, int64_t rows) {
     Encoded encoded = flow_.Encode(SliceInput(begin, rows));
     EncodedSlice slice(encoded, Size());
     at::Tensor latent;
-    if (options_.want_latent) latent = encoded.latent.to(at::kFloat).contiguous();
+    if (options_.want_latent) latent = encoded.latent.to(at::kCPU, at::kFloat).contiguous();
     for (int64_t i = 0; i < rows; ++i) {
       StoreRow(begin + i, i, slice,
                latent.defined() ? latent.const_data_ptr<float>() + i * Size() : nullptr);

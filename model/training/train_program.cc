@@ -207,8 +207,10 @@ int Run::Prepare() {
   }
   absl::StatusOr<DevicePreference> device = ParseDevicePreference(options_.device);
   if (!device.ok()) return Fail(kExitUsage, device.status());
-  absl::StatusOr<BackendInfo> backend = SelectBackend(*device);
-  if (!backend.ok()) return Fail(kExitUnavailable, backend.status());
+  if (*device == DevicePreference::kCuda) {
+    return Fail(kExitUnavailable, absl::UnimplementedError(
+                                      "--device: training runs on the CPU only; use auto or cpu"));
+  }
   absl::StatusOr<std::optional<FlowSpec>> from_file = ReadSpecFile(options_);
   if (!from_file.ok()) return Fail(kExitUsage, from_file.status());
 

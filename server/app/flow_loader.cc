@@ -10,14 +10,18 @@
 namespace bflow {
 
 Backend FlowBackend() {
-  UseSingleThreadedTorch();
+  const auto options = std::make_shared<ScorerOptions>();
   Backend backend;
-  backend.select = [](const std::string& device) -> absl::StatusOr<BackendFacts> {
+  backend.select = [options](const std::string& device) -> absl::StatusOr<BackendFacts> {
     BFLOW_ASSIGN_OR_RETURN(const DevicePreference preference, ParseDevicePreference(device));
-    BFLOW_ASSIGN_OR_RETURN(const BackendInfo info, SelectBackend(preference));
-    return BackendFacts{info.device, info.reason, BFLOW_TORCH_VERSION};
+    BFLOW_ASSIGN_OR_RETURN(BackendInfo info, LoadBackend(preference));
+    UseSingleThreadedTorch();
+    options->device = info.device;
+    return BackendFacts{info.device, info.reason, std::move(info.detail), BFLOW_TORCH_VERSION};
   };
-  backend.make_scorer = [](const Checkpoint& checkpoint) { return MakeFlowScorer(checkpoint); };
+  backend.make_scorer = [options](const Checkpoint& checkpoint) {
+    return MakeFlowScorer(checkpoint, *options);
+  };
   return backend;
 }
 

@@ -174,6 +174,11 @@ absl::Status ServerApp::Start() {
        {"backend", backend_.device},
        {"backend_reason", backend_.reason},
        {"worker_threads", threads}});
+  if (!backend_.detail.empty()) {
+    // A machine without the plugin is a plain CPU machine; anything else was meant to work.
+    Log(backend_.reason == "plugin_absent" ? LogLevel::kInfo : LogLevel::kWarning, "cpu_only",
+        {{"reason", backend_.reason}, {"detail", backend_.detail}});
+  }
   if (!listen_.loopback) {
     Log(LogLevel::kWarning, "not_encrypted",
         {{"grpc", grpc::Version()}, {"advice", "put a proxy in front or listen on loopback"}});

@@ -25,6 +25,7 @@ namespace bflow {
 struct BackendFacts {
   std::string device = "cpu";
   std::string reason = "requested";
+  std::string detail;  // why not the GPU, for the log
   std::string torch_version = "none";
 };
 

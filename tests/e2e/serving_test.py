@@ -215,6 +215,42 @@ class ServingTest(unittest.TestCase):
         self.assertEqual(programs.run("bflow", "models", "--no-such-flag").returncode, 64)
 
 
+class BackendTest(unittest.TestCase):
+    """A CUDA plugin that cannot be used: the server says why, in log and metrics, and computes on the CPU."""
+
+    def serve(self, plugin, reason):
+        with tempfile.TemporaryDirectory() as folder:
+            program = pathlib.Path(folder) / "bflow-server"
+            shutil.copy(programs.BIN / "bflow-server", program)
+            if plugin is not None:
+                plugin(pathlib.Path(folder) / "libbflow_cuda.so")
+            with programs.Server(REPOSITORY, program=program) as server:
+                self.assertIn(f'butterflyflow_backend_info{{backend="cpu",reason="{reason}"}} 1', server.get("/metrics")[1])
+                self.assertIn(f'"reason":"{reason}"', server.log())
+                info = flow_grpc.ModelServiceStub(server.channel).GetModel(
+                    flow.GetModelRequest(name=MODEL))
+                self.assertEqual((info.device, info.backend_reason), ("cpu", reason))
+            refused = subprocess.run([program, f"--model_repository={REPOSITORY}", "--device=cuda"], capture_output=True, text=True)
+            self.assertEqual(refused.returncode, 78)
+            self.assertIn("device: cuda", refused.stderr)
+            self.assertIn(reason, refused.stderr)
+
+    def test_absent(self):
+        self.serve(None, "plugin_absent")
+
+    def test_truncated(self):
+        whole = programs.BIN / "libbflow_cuda.so"
+        data = whole.read_bytes()[:4096] if whole.exists() else (programs.BIN / "bflow").read_bytes()[:4096]
+        self.serve(lambda path: path.write_bytes(data), "plugin_failed")
+
+    def test_of_another_build(self):
+        def build(path):
+            source = path.with_suffix(".c")
+            source.write_text('const char* bflow_cuda_build_id(void) { return "bflow 0.0.0"; }')
+            subprocess.run(["gcc", "-shared", "-fPIC", "-o", path, source], check=True)
+        self.serve(build, "build_mismatch")
+
+
 class LifeCycleTest(unittest.TestCase):
     def test_health_watch_follows_the_drain_and_a_second_sigterm_ends_it(self):
         with programs.Server(REPOSITORY, drain_delay_ms=20_000) as server:

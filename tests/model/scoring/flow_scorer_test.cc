@@ -428,13 +428,17 @@ TEST(TorchGuard, SingleThreadedTwice) {
   EXPECT_EQ(at::get_num_threads(), 1);
 }
 
-TEST(Backend, CpuOnly) {
-  EXPECT_EQ(SelectBackend(DevicePreference::kAuto)->device, "cpu");
-  EXPECT_EQ(SelectBackend(DevicePreference::kAuto)->reason, "built_without_cuda");
-  EXPECT_EQ(SelectBackend(DevicePreference::kCpu)->device, "cpu");
-  absl::Status status = SelectBackend(DevicePreference::kCuda).status();
+TEST(Backend, PreferencesAndAnAbsentPlugin) {
+  EXPECT_EQ(LoadBackend(DevicePreference::kCpu)->device, "cpu");
+  EXPECT_EQ(LoadBackend(DevicePreference::kCpu)->reason, "requested");
+  const auto absent = LoadBackendFrom("/nonexistent/libbflow_cuda.so", DevicePreference::kAuto);
+  EXPECT_EQ(absent->device, "cpu");
+  EXPECT_EQ(absent->reason, "plugin_absent");
+  absl::Status status =
+      LoadBackendFrom("/nonexistent/libbflow_cuda.so", DevicePreference::kCuda).status();
   EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
-  EXPECT_THAT(std::string(status.message()), HasSubstr("device"));
+  EXPECT_THAT(std::string(status.message()), HasSubstr("device: cuda"));
+  EXPECT_THAT(std::string(status.message()), HasSubstr("plugin_absent"));
   EXPECT_EQ(*ParseDevicePreference("cuda"), DevicePreference::kCuda);
   EXPECT_FALSE(ParseDevicePreference("gpu").ok());
 }
