@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
@@ -101,6 +102,9 @@ absl::Status WriteAll(int fd, std::string_view content, const std::string& path)
   return absl::OkStatus();
 }
 
+// The temporary file of a write under way, for RemoveUnfinishedFile.
+std::atomic<const char*> unfinished{nullptr};
+
 absl::Status WriteTemporary(const std::string& temporary, const std::string& path,
                             std::string_view content, int mode) {
   Descriptor fd(
@@ -125,7 +129,9 @@ absl::StatusOr<std::string> ReadUserFile(const std::string& path, int64_t max_by
 
 absl::Status WriteFileAtomically(const std::string& path, std::string_view content, int mode) {
   const std::string temporary = absl::StrCat(path, ".tmp.", getpid());
+  unfinished = temporary.c_str();
   absl::Status status = WriteTemporary(temporary, path, content, mode);
+  unfinished = nullptr;
   if (!status.ok()) {
     unlink(temporary.c_str());
     return status;
@@ -134,6 +140,11 @@ absl::Status WriteFileAtomically(const std::string& path, std::string_view conte
   if (folder.get() < 0) return ErrnoStatus("open the folder of", path, errno);
   if (fsync(folder.get()) != 0) return ErrnoStatus("flush the folder of", path, errno);
   return absl::OkStatus();
+}
+
+void RemoveUnfinishedFile() {
+  const char* const temporary = unfinished.exchange(nullptr);
+  if (temporary != nullptr) unlink(temporary);
 }
 
 absl::Status WriteUserFile(const std::string& path, std::string_view content) {

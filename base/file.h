@@ -30,6 +30,10 @@ absl::StatusOr<std::string> ReadUserFile(const std::string& path, int64_t max_by
 absl::Status WriteFileAtomically(const std::string& path, std::string_view content,
                                  int mode = 0644);
 
+// Removes what a WriteFileAtomically under way has written so far. Async-signal-safe: for a handler
+// that ends the process. One write at a time is known, the latest.
+void RemoveUnfinishedFile();
+
 // For an output file that a person names on a command line. A regular file (also at the end of a
 // symbolic link, and one that does not exist yet) is written as WriteFileAtomically does and keeps
 // its mode as far as the umask lets it; a device or a pipe is written to as it stands. Errors as

@@ -135,6 +135,10 @@ FlowClient::FlowClient(const ClientOptions& options) : options_(options) {
   arguments.SetServiceConfigJSON(ServiceConfig(options.server));
   arguments.SetMaxReceiveMessageSize(options.max_message_bytes);
   arguments.SetMaxSendMessageSize(options.max_message_bytes);
+  // A server that restarts is back within a second: do not wait much longer to look again.
+  arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 200);
+  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 200);
+  arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 1000);
   // A call that outgrows this buffer is never retried; gRPC's own 256 KiB is less than one chunk.
   arguments.SetInt(GRPC_ARG_PER_RPC_RETRY_BUFFER_SIZE, 2 * options.max_message_bytes);
   channel_ =
@@ -143,18 +147,38 @@ FlowClient::FlowClient(const ClientOptions& options) : options_(options) {
   models_ = v1::ModelService::NewStub(channel_);
 }
 
-void FlowClient::SetDeadline(grpc::ClientContext* context) const {
-  context->set_deadline(Clock::Real()->WallNow() + absl::ToChronoMilliseconds(options_.deadline));
+absl::Status FlowClient::Call(const std::function<grpc::Status(grpc::ClientContext*)>& attempt) {
+  const Clock& clock = *Clock::Real();
+  const WallTime end = clock.WallNow() + absl::ToChronoMilliseconds(options_.deadline);
+  auto pause = std::chrono::milliseconds(100);
+  absl::Status refusal;  // the last one: what a deadline that passes while retrying is due to
+  for (;;) {
+    grpc::ClientContext context;
+    context.set_deadline(end);
+    const grpc::Status status = attempt(&context);
+    if (status.ok()) {
+      answered_ = true;
+      return absl::OkStatus();
+    }
+    const absl::Status error = StatusFromRpc(status);
+    const bool reason = !ReadErrorDetails(status).reason.empty();
+    if (absl::IsDeadlineExceeded(error) && !reason && !refusal.ok()) return refusal;
+    if (!absl::IsUnavailable(error) || !(answered_ || reason)) return error;
+    if (clock.WallNow() + pause >= end) return error;
+    refusal = error;
+    std::this_thread::sleep_for(pause);
+    pause = std::min(2 * pause, std::chrono::milliseconds(1000));
+  }
 }
 
 absl::StatusOr<std::vector<v1::ModelInfo>> FlowClient::ListModels() {
   std::vector<v1::ModelInfo> models;
   v1::ListModelsRequest request;
   do {
-    grpc::ClientContext context;
-    SetDeadline(&context);
     v1::ListModelsResponse reply;
-    BFLOW_RETURN_IF_ERROR(StatusFromRpc(models_->ListModels(&context, request, &reply)));
+    BFLOW_RETURN_IF_ERROR(Call([&](grpc::ClientContext* context) {
+      return models_->ListModels(context, request, &reply);
+    }));
     models.insert(models.end(), reply.models().begin(), reply.models().end());
     if (reply.next_page_token() == request.page_token()) break;
     request.set_page_token(reply.next_page_token());
@@ -163,12 +187,11 @@ absl::StatusOr<std::vector<v1::ModelInfo>> FlowClient::ListModels() {
 }
 
 absl::StatusOr<v1::GetModelResponse> FlowClient::GetModel(const std::string& name) {
-  grpc::ClientContext context;
-  SetDeadline(&context);
   v1::GetModelRequest request;
   request.set_name(name);
   v1::GetModelResponse reply;
-  BFLOW_RETURN_IF_ERROR(StatusFromRpc(models_->GetModel(&context, request, &reply)));
+  BFLOW_RETURN_IF_ERROR(Call(
+      [&](grpc::ClientContext* context) { return models_->GetModel(context, request, &reply); }));
   return reply;
 }
 
@@ -190,20 +213,20 @@ absl::StatusOr<int> FlowClient::CheckHealth(const std::string& service) {
   using Stub =
       grpc::TemplatedGenericStub<google::protobuf::StringValue, google::protobuf::Int32Value>;
   Stub stub(channel_);
-  grpc::ClientContext context;
-  SetDeadline(&context);
   google::protobuf::StringValue request;
   request.set_value(service);
   google::protobuf::Int32Value reply;
-  grpc::CompletionQueue queue;
-  auto call = stub.PrepareUnaryCall(&context, "/grpc.health.v1.Health/Check", request, &queue);
-  call->StartCall();
-  grpc::Status status;
-  call->Finish(&reply, &status, nullptr);
-  void* tag = nullptr;
-  bool ok = false;
-  queue.Next(&tag, &ok);
-  BFLOW_RETURN_IF_ERROR(StatusFromRpc(status));
+  BFLOW_RETURN_IF_ERROR(Call([&](grpc::ClientContext* context) {
+    grpc::CompletionQueue queue;
+    auto call = stub.PrepareUnaryCall(context, "/grpc.health.v1.Health/Check", request, &queue);
+    call->StartCall();
+    grpc::Status status;
+    call->Finish(&reply, &status, nullptr);
+    void* tag = nullptr;
+    bool ok = false;
+    queue.Next(&tag, &ok);
+    return status;
+  }));
   return reply.value();
 }
 
@@ -282,10 +305,10 @@ absl::StatusOr<std::vector<RowLogLikelihood>> FlowClient::LogLikelihood(
     }
     request.mutable_options()->set_invalid_rows(v1::INVALID_ROW_POLICY_MARK);
     request.mutable_options()->set_score_dtype(v1::DATA_TYPE_FP64);
-    grpc::ClientContext context;
-    SetDeadline(&context);
     v1::LogLikelihoodResponse reply;
-    BFLOW_RETURN_IF_ERROR(StatusFromRpc(flow_->LogLikelihood(&context, request, &reply)));
+    BFLOW_RETURN_IF_ERROR(Call([&](grpc::ClientContext* context) {
+      return flow_->LogLikelihood(context, request, &reply);
+    }));
     BFLOW_RETURN_IF_ERROR(CheckModelRef(model, reply.model()));
     BFLOW_ASSIGN_OR_RETURN(const auto part,
                            ReadLikelihood(count, reply.log_prob(), reply.nats_per_dim(),
@@ -312,10 +335,10 @@ absl::StatusOr<AnomalyResult> FlowClient::AnomalyScore(const PinnedModel& model,
     request.set_want_contributions(true);
     request.mutable_options()->set_invalid_rows(v1::INVALID_ROW_POLICY_MARK);
     request.mutable_options()->set_score_dtype(v1::DATA_TYPE_FP64);
-    grpc::ClientContext context;
-    SetDeadline(&context);
     v1::AnomalyScoreResponse reply;
-    BFLOW_RETURN_IF_ERROR(StatusFromRpc(flow_->AnomalyScore(&context, request, &reply)));
+    BFLOW_RETURN_IF_ERROR(Call([&](grpc::ClientContext* context) {
+      return flow_->AnomalyScore(context, request, &reply);
+    }));
     BFLOW_RETURN_IF_ERROR(CheckModelRef(model, reply.model()));
     BFLOW_RETURN_IF_ERROR(ReadAnomaly(reply, count, out.rows.data() + first));
     const std::lock_guard<std::mutex> lock(mutex);
@@ -342,10 +365,9 @@ absl::Status FlowClient::Sample(const PinnedModel& model, uint64_t count,
     request.set_first_row(options.first_row + first);
     if (options.temperature.has_value()) request.set_temperature(*options.temperature);
     request.set_unit(options.unit);
-    grpc::ClientContext context;
-    SetDeadline(&context);
     v1::SampleResponse reply;
-    BFLOW_RETURN_IF_ERROR(StatusFromRpc(flow_->Sample(&context, request, &reply)));
+    BFLOW_RETURN_IF_ERROR(Call(
+        [&](grpc::ClientContext* context) { return flow_->Sample(context, request, &reply); }));
     BFLOW_RETURN_IF_ERROR(CheckModelRef(model, reply.model()));
     const int64_t bytes =
         static_cast<int64_t>(rows) * model.EventValues() * ValueBytes(reply.samples().dtype());

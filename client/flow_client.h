@@ -7,6 +7,7 @@
 #define BFLOW_CLIENT_FLOW_CLIENT_H_
 
 #include <array>
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -26,7 +27,7 @@ namespace bflow::client {
 struct ClientOptions {
   std::string server =
       "127.0.0.1:8001";  // host:port, or any gRPC target (dns:///name, ipv4:a:1,b:2)
-  absl::Duration deadline = absl::Seconds(30);  // of each call
+  absl::Duration deadline = absl::Seconds(30);  // of each call with its retries
   int calls_in_flight = 4;
   int64_t max_request_data_bytes = 3 << 20;  // of x.data in one request
   int max_message_bytes = 64 << 20;
@@ -140,9 +141,12 @@ class FlowClient {
                             const ProgressCallback& progress,
                             const std::function<absl::Status(int64_t first, int64_t count,
                                                              butterflyflow::v1::Tensor x)>& call);
-  void SetDeadline(grpc::ClientContext* context) const;
+  // Runs `attempt` until it ends with anything but UNAVAILABLE, the deadline at most. A server that
+  // never answered is not waited for; one that did may be restarting or busy.
+  absl::Status Call(const std::function<grpc::Status(grpc::ClientContext*)>& attempt);
 
   ClientOptions options_;
+  std::atomic<bool> answered_{false};
   std::shared_ptr<grpc::Channel> channel_;
   std::unique_ptr<butterflyflow::v1::FlowService::Stub> flow_;
   std::unique_ptr<butterflyflow::v1::ModelService::Stub> models_;

@@ -2,8 +2,10 @@
 
 #include <algorithm>
 
+#include "absl/strings/cord.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "client/rpc_status.h"
 
 namespace bflow::client {
 
@@ -76,9 +78,11 @@ absl::StatusOr<v1::VersionInfo> ChooseVersion(const v1::ModelInfo& info,
         absl::StrCat("MODEL: version ", chosen->version(), " is still loading"));
   }
   if (chosen->state() != v1::VERSION_STATE_READY) {
-    return absl::FailedPreconditionError(absl::StrCat(
+    absl::Status failed = absl::FailedPreconditionError(absl::StrCat(
         "MODEL: version ", chosen->version(), " is ", VersionStateName(chosen->state()),
         chosen->reason().empty() ? "" : ": ", chosen->reason()));
+    failed.SetPayload(kReasonPayload, absl::Cord("MODEL_FAILED"));
+    return failed;
   }
   return *chosen;
 }

@@ -9,9 +9,6 @@
 namespace bflow::client {
 namespace {
 
-// The server's reason of an error, as a payload of its status.
-constexpr char kReasonPayload[] = "butterflyflow/reason";
-
 // The remedy for an error that carries no ErrorInfo, so that a person knows what to do next.
 std::string Hint(const grpc::Status& status) {
   switch (status.error_code()) {
@@ -57,6 +54,10 @@ absl::Status StatusFromRpc(const grpc::Status& status) {
   }
   absl::StrAppend(&text, status.error_message());
   if (details.reason.empty()) absl::StrAppend(&text, Hint(status));
+  // A client that cancels nothing sees CANCELLED where a server that shuts down dropped the call.
+  if (status.error_code() == grpc::StatusCode::CANCELLED && details.reason.empty()) {
+    return absl::UnavailableError("the server ended the call; it may be shutting down");
+  }
   // The codes of the two libraries are the same numbers.
   absl::Status out(static_cast<absl::StatusCode>(status.error_code()), text);
   if (!details.reason.empty()) out.SetPayload(kReasonPayload, absl::Cord(details.reason));

@@ -18,7 +18,11 @@ struct ErrorDetails {
 
 ErrorDetails ReadErrorDetails(const grpc::Status& status);
 
-// Same code; the text is "REASON: [field: ]message", plus a remedy for errors made inside gRPC.
+// The payload of a status that holds the server's reason.
+inline constexpr char kReasonPayload[] = "butterflyflow/reason";
+
+// Same code, but UNAVAILABLE for a call that a server dropped; the text is "REASON: [field:
+// ]message", plus a remedy for errors made inside gRPC.
 absl::Status StatusFromRpc(const grpc::Status& status);
 
 // The program's exit code for a call that failed (base/exit_code.h).

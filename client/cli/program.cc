@@ -5,14 +5,18 @@
 #include <cstdio>
 
 #include "base/exit_code.h"
+#include "base/file.h"
 #include "base/version.h"
 #include "client/cli/commands.h"
 
 namespace bflow::client {
 namespace {
 
-// Output files appear whole under their name or not at all, so that nothing is left to tidy up.
-void OnInterrupt(int) { _exit(kExitInterrupted); }
+// Output files appear whole under their name or not at all.
+void OnInterrupt(int) {
+  RemoveUnfinishedFile();
+  _exit(kExitInterrupted);
+}
 
 int Dispatch(int argc, char** argv) {
   std::vector<std::string> arguments = NormaliseArguments(argc, argv);

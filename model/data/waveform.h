@@ -10,7 +10,8 @@
 
 namespace bflow {
 
-// One signal of a segment. Codes are integers; several samples per frame are averaged and rounded.
+// One signal of a segment. Codes are integers; of several samples per frame the mean is taken,
+// without its fraction.
 struct WaveformSignal {
   std::string name;
   std::string unit;

@@ -69,7 +69,8 @@ absl::Status ParseChannelSteps(const std::string& text, std::vector<double>* out
   out->clear();
   for (const std::string& part : std::vector<std::string>(absl::StrSplit(text, ','))) {
     double value = 0;
-    BFLOW_RETURN_IF_ERROR(ParseReal("step", part, 1e-6, 1e6, &value));
+    BFLOW_RETURN_IF_ERROR(ParseReal("step", part, 1, 1e6, &value));
+    if (value != std::floor(value)) return Bad("step", "whole numbers of codes");
     out->push_back(value);
   }
   return absl::OkStatus();

@@ -125,6 +125,10 @@ absl::StatusOr<TrainingData> LoadData(const TrainOptions& options, int64_t windo
   request.fractions = {options.train_fraction, options.validation_fraction,
                        options.calibration_fraction};
   BFLOW_ASSIGN_OR_RETURN(TrainingData data, TrainingData::Create(std::move(records), request));
+  for (const std::string& rejected : data.rejected()) {
+    std::fprintf(stderr, "bflow-train: %s\n", rejected.c_str());
+    ++*records_failed;
+  }
   for (const std::string& skipped : data.skipped()) {
     std::fprintf(stderr, "skipped %s\n", skipped.c_str());
   }
@@ -316,12 +320,11 @@ int Run::Train() {
   }
   outcome_ = *outcome;
   if (outcome_.end == TrainingEnd::kDiverged) {
-    std::fprintf(stderr,
-                 "bflow-train: the loss was not finite %d times in a row after step %d; "
-                 "the weights before that are written\n",
+    std::fprintf(stderr, "bflow-train: the loss was not finite %d times in a row after step %d\n",
                  Trainer::kMaxBadSteps, static_cast<int>(outcome_.steps));
   }
-  if (outcome_.validation_nll.value_or(outcome_.last_nll) > outcome_.first_nll + kMaxNllRise) {
+  const double reached = outcome_.validation_nll.value_or(outcome_.last_nll);
+  if (outcome_.steps > 0 && !(reached <= outcome_.first_nll + kMaxNllRise)) {
     return Fail(kExitInternal,
                 absl::InternalError("model not written: the training diverged, its loss is far "
                                     "above that of the first step; try a smaller --learning_rate"));

@@ -123,6 +123,12 @@ absl::StatusOr<double> Trainer::Step(double rate) {
   return value;
 }
 
+absl::StatusOr<double> Trainer::Evaluate() {
+  const c10::NoGradGuard no_grad;
+  BFLOW_ASSIGN_OR_RETURN(at::Tensor batch, NextBatch(options_.settings.batch));
+  return -flow_->LogProb(batch).mean().item<double>() / static_cast<double>(data_.event_size());
+}
+
 absl::StatusOr<double> Trainer::Validate() {
   return MeanNll(*flow_, validation_codes_, validation_rows_, options_.seed, nullptr);
 }
@@ -185,7 +191,6 @@ absl::StatusOr<TrainingOutcome> Trainer::Run(const TrainerHooks& hooks) {
     }
     bad_steps = 0;
     if (outcome.steps++ == 0) outcome.first_nll = loss;
-    outcome.last_nll = loss;
     interval_loss_ += loss;
     ++interval_steps_;
     const bool interval =
@@ -211,6 +216,7 @@ absl::StatusOr<TrainingOutcome> Trainer::Run(const TrainerHooks& hooks) {
     return outcome;
   }
   if (average_) average_->Swap();
+  BFLOW_ASSIGN_OR_RETURN(outcome.last_nll, Evaluate());
   if (validation_rows_ > 0) {
     BFLOW_ASSIGN_OR_RETURN(double nll, Validate());
     if (std::isfinite(nll)) outcome.validation_nll = nll;

@@ -60,8 +60,8 @@ struct TrainingOutcome {
   TrainingEnd end = TrainingEnd::kFinished;
   int64_t steps = 0;                     // updates done
   std::optional<double> validation_nll;  // of the weights kept, nats per dimension
-  double first_nll = 0;                  // of the first and the last batch, nats per dimension
-  double last_nll = 0;
+  double first_nll = 0;                  // of the first batch before its update, nats per dimension
+  double last_nll = 0;                   // of one more batch with the last weights
   int64_t kept_step = 0;
   double seconds = 0;
 };
@@ -83,6 +83,8 @@ class Trainer {
   // gradients were not finite.
   absl::StatusOr<double> Step(double rate);
   absl::StatusOr<double> Validate();
+  // The loss of a new batch, nats per dimension.
+  absl::StatusOr<double> Evaluate();
   absl::Status Report(const TrainerHooks& hooks, int64_t step, double rate, bool validate);
 
   std::shared_ptr<Flow> flow_;

@@ -48,6 +48,24 @@ absl::StatusOr<ChannelSpec> DescribeChannel(const std::vector<WaveformRecord>& r
   return channel;
 }
 
+bool SameRate(double a, double b) { return std::abs(a - b) <= 1e-6 * b; }
+
+double RateOfMostFrames(const std::vector<WaveformRecord>& records) {
+  double best = 0;
+  int64_t most = -1;
+  for (const WaveformRecord& candidate : records) {
+    int64_t frames = 0;
+    for (const WaveformRecord& record : records) {
+      if (SameRate(record.frames_per_second, candidate.frames_per_second)) frames += record.frames;
+    }
+    if (frames > most) {
+      most = frames;
+      best = candidate.frames_per_second;
+    }
+  }
+  return best;
+}
+
 }  // namespace
 
 absl::StatusOr<TrainingData> TrainingData::Create(std::vector<WaveformRecord> records,
@@ -63,7 +81,7 @@ absl::StatusOr<TrainingData> TrainingData::Create(std::vector<WaveformRecord> re
 }
 
 absl::Status TrainingData::SelectSignals() {
-  frames_per_second_ = records_[0].frames_per_second;
+  frames_per_second_ = RateOfMostFrames(records_);
   std::vector<ChannelRequest> wanted;
   for (size_t c = 0; c < request_.signals.size(); ++c) {
     BFLOW_ASSIGN_OR_RETURN(ChannelSpec channel, DescribeChannel(records_, request_.signals[c]));
@@ -73,24 +91,28 @@ absl::Status TrainingData::SelectSignals() {
     wanted.push_back({channel.name, true, channel.gain, channel.baseline});
     channels_.push_back(channel);
   }
-  for (const WaveformRecord& record : records_) {
-    if (std::abs(record.frames_per_second - frames_per_second_) > 1e-6 * frames_per_second_) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("record ", record.name, ": ", record.frames_per_second,
-                       " frames per second, the first record has ", frames_per_second_));
+  std::vector<WaveformRecord> usable;
+  for (WaveformRecord& record : records_) {
+    if (!SameRate(record.frames_per_second, frames_per_second_)) {
+      rejected_.push_back(absl::StrCat("record ", record.name, ": ", record.frames_per_second,
+                                       " frames per second, the data's are ", frames_per_second_));
+      continue;
     }
-    selections_.push_back(SelectChannels(record, wanted));
-    const ChannelSelection& selection = selections_.back();
+    ChannelSelection selection = SelectChannels(record, wanted);
+    if (selection.runs.empty()) {
+      rejected_.push_back(absl::StrCat(
+          "record ", record.name, ": ",
+          selection.skipped.empty() ? "no valid sample" : selection.skipped[0].reason));
+      continue;
+    }
     for (const SkippedSegment& s : selection.skipped) {
       skipped_.push_back(absl::StrCat(s.segment, " (", record.name, "): ", s.reason));
     }
-    if (selection.runs.empty()) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "record ", record.name, ": ",
-          selection.skipped.empty() ? "no valid sample" : selection.skipped[0].reason));
-    }
+    selections_.push_back(std::move(selection));
+    usable.push_back(std::move(record));
   }
-  return absl::OkStatus();
+  records_ = std::move(usable);
+  return records_.empty() ? absl::InvalidArgumentError(rejected_[0]) : absl::OkStatus();
 }
 
 absl::Status TrainingData::Split() {

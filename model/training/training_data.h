@@ -58,6 +58,8 @@ class TrainingData {
   const std::vector<WaveformRecord>& records() const { return records_; }
   // "segment (record): reason" for each segment that could not be used.
   const std::vector<std::string>& skipped() const { return skipped_; }
+  // Records that cannot be used, each with the reason; the others are.
+  const std::vector<std::string>& rejected() const { return rejected_; }
   // Hours of signal in the training part.
   double training_hours() const;
 
@@ -101,7 +103,7 @@ class TrainingData {
   std::vector<WaveformRecord> records_;
   std::vector<ChannelSelection> selections_;
   std::vector<ChannelSpec> channels_;
-  std::vector<std::string> skipped_;
+  std::vector<std::string> skipped_, rejected_;
   double frames_per_second_ = 0;
   std::array<std::vector<RecordWindow>, 4> parts_;
   Boundary train_end_{0, 0};

@@ -8,6 +8,7 @@
 #include <csignal>
 #include <cstdio>
 #include <ctime>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -68,6 +69,17 @@ void Drain(ServerApp& app, const ServerConfig::Lifecycle& lifecycle, const sigse
     second_signal(milliseconds(10));
   }
   const bool idle = app.Idle();
+  // What follows joins threads that may be in the middle of a batch: another one listens for the
+  // second signal and for the end of the time.
+  const SteadyTime latest = signalled + lifecycle.drain_timeout + milliseconds(1500);
+  std::jthread guard([&](const std::stop_token& stop) {
+    while (!stop.stop_requested()) {
+      second_signal(milliseconds(20));
+      if (clock.Now() < latest) continue;
+      Log(LogLevel::kWarning, "stopped", {{"all_calls_finished", false}});
+      _exit(kExitOk);
+    }
+  });
   app.Shutdown(milliseconds(idle ? 200 : 0));
   Log(LogLevel::kInfo, "stopped", {{"all_calls_finished", idle}});
 }

@@ -11,7 +11,6 @@
 namespace bflow {
 namespace {
 
-// |a - b| <= rtol max(1, |b|), false for anything that is not finite.
 absl::Status NotFound() {
   return MakeError(Reason::kModelNotFound,
                    "model: no such name, version or label is served; ListModels tells what is");

@@ -101,10 +101,16 @@ TEST_F(FlowClientTest, RetriesALargeCallOnUnavailable) {
   EXPECT_EQ(server_.calls, 3);
 }
 
-TEST_F(FlowClientTest, GivesUpAfterFourAttempts) {
-  server_.failures.assign(10, RichError(grpc::UNAVAILABLE, "the queue is full", "QUEUE_FULL", ""));
-  const auto result = client_->AnomalyScore(pinned_, Rows(1), std::nullopt, nullptr);
-  EXPECT_EQ(server_.calls, 4);
+TEST_F(FlowClientTest, WaitsForABusyServerUntilTheDeadline) {
+  const grpc::Status full = RichError(grpc::UNAVAILABLE, "the queue is full", "QUEUE_FULL", "");
+  server_.failures.assign(10, full);
+  server_.failures.push_back(grpc::Status(grpc::CANCELLED, ""));  // as a server that shuts down
+  EXPECT_TRUE(client_->AnomalyScore(pinned_, Rows(1), std::nullopt, nullptr).ok());
+  EXPECT_EQ(server_.calls, 12);
+
+  server_.failures.assign(1000, full);
+  options_.deadline = absl::Seconds(1);
+  const auto result = FlowClient(options_).AnomalyScore(pinned_, Rows(1), std::nullopt, nullptr);
   EXPECT_EQ(result.status().code(), absl::StatusCode::kUnavailable);
   EXPECT_TRUE(Contains(result.status(), "QUEUE_FULL")) << result.status();
 }

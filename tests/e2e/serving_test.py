@@ -3,6 +3,7 @@ import contextlib
 import csv
 import json
 import pathlib
+import re
 import shutil
 import signal
 import socket
@@ -261,6 +262,19 @@ class LifeCycleTest(unittest.TestCase):
             self.assertEqual(server.get("/readyz")[0], 503)
             self.assertEqual(server.get("/livez")[0], 200)
             self.assertEqual(server.stop(), 143)
+
+    def test_bflow_survives_a_restart_of_the_server(self):
+        with programs.Server(REPOSITORY) as first:
+            client = subprocess.Popen([programs.BIN / "bflow", "loglik", MODEL, *[RECORD] * 40, f"--server={first.address}", "--json"],
+                                      stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            while not re.search(r'requests_total\{[^}]*log_likelihood[^}]*ok[^}]*\} [1-9]', first.get("/metrics")[1]):
+                self.assertIsNone(client.poll(), "the job ended before the server did")
+            first.process.kill()
+            first.process.wait()
+            with programs.Server(REPOSITORY, listen=first.address):
+                out, err = client.communicate(timeout=120)
+                self.assertEqual(client.returncode, 0, err)
+                self.assertTrue(json.loads(out))
 
     def test_a_port_in_use_exits_71(self):
         with programs.Server(REPOSITORY) as server:

@@ -248,6 +248,11 @@ TEST_F(TrainProgramTest, ADivergedModelIsNotWritten) {
             70)
       << Text("stderr");
   EXPECT_THAT(Text("stderr"), HasSubstr("model not written"));
+  // Also where no later step would have shown it.
+  EXPECT_EQ(Train({"--steps=1", "--warmup_steps=0", "--learning_rate=1", "--train_fraction=1",
+                   "--validation_fraction=0", "--calibration_fraction=0"}),
+            70)
+      << Text("stderr");
   EXPECT_FALSE(FileExists(Version(1) + "/manifest.json"));
 }
 
