@@ -47,6 +47,13 @@ void Adam::Step(double rate, const std::vector<std::span<const float>>& gradient
   }
 }
 
+void Adam::Restore(std::vector<float> first_moment, std::vector<float> second_moment,
+                   int64_t updates) {
+  first_moment_ = std::move(first_moment);
+  second_moment_ = std::move(second_moment);
+  updates_ = updates;
+}
+
 ExponentialAverage::ExponentialAverage(std::vector<std::span<float>> parameters, double decay)
     : parameters_(std::move(parameters)), decay_(decay), average_(CopyValues(parameters_)) {}
 
@@ -59,6 +66,11 @@ void ExponentialAverage::Update() {
     for (size_t i = 0; i < p.size(); ++i) average[i] += (1 - d) * (p[i] - average[i]);
     average += p.size();
   }
+}
+
+void ExponentialAverage::Restore(std::vector<float> average, int64_t updates) {
+  average_ = std::move(average);
+  updates_ = updates;
 }
 
 void ExponentialAverage::Swap() {

@@ -27,6 +27,11 @@ class Adam {
   void Step(double rate, const std::vector<std::span<const float>>& gradients);
 
   int64_t updates() const { return updates_; }
+  // All buffers, one after the other, as for Restore.
+  const std::vector<float>& first_moment() const { return first_moment_; }
+  const std::vector<float>& second_moment() const { return second_moment_; }
+  // Goes on from the state of another run; both of the parameters' total size.
+  void Restore(std::vector<float> first_moment, std::vector<float> second_moment, int64_t updates);
 
  private:
   std::vector<std::span<float>> parameters_;
@@ -45,6 +50,11 @@ class ExponentialAverage {
   void Update();
   // Exchanges the average with the parameters; calling it twice restores both.
   void Swap();
+
+  int64_t updates() const { return updates_; }
+  // Between an even number of swaps.
+  const std::vector<float>& average() const { return average_; }
+  void Restore(std::vector<float> average, int64_t updates);
 
  private:
   std::vector<std::span<float>> parameters_;

@@ -215,6 +215,10 @@ absl::StatusOr<TrainOptions> ParseTrainOptions(const std::vector<std::string>& a
       options.print_version = true;
       return options;
     }
+    if (flag.name == "resume" && !flag.value) {
+      options.resume = true;
+      continue;
+    }
     auto handler = handlers.find(flag.name);
     if (handler == handlers.end()) {
       return absl::InvalidArgumentError(
@@ -262,12 +266,17 @@ std::string TrainHelp() {
       "  --checkpoint=best|last   weights to keep (default: best by validation, last without one)\n"
       "  --checkpoint_every=N     also write REPOSITORY/NAME-vVERSION-steps/STEP/ every N steps;\n"
       "                           existing versions are never overwritten\n"
+      "  --resume                 go on with this model's unfinished run, to the same bits as if "
+      "it had\n"
+      "                           not ended; starts one if there is none\n"
       "  --sensitivity=patient|none   patient: files readable by their owner only\n"
       "  --metrics_csv=FILE       a line per validation or 100 steps\n"
       "  --licence=TEXT --notes=TEXT  for the model card\n"
       "  --seed=0 --device=auto|cpu --help --version\n\n"
       "Ctrl-C ends training early and writes the model as it is (exit code 130); a second one ends "
-      "the\nprogram at once and writes nothing.\n"
+      "the\nprogram at once and writes nothing. Every 200 steps (--checkpoint_every) and at Ctrl-C "
+      "the "
+      "state of\nthe run goes to DIR/.NAME.training, for --resume.\n"
       "Exit codes: 0 done, 64 usage, 65 bad input data, 69 device not supported, 70 training "
       "failed,\n"
       "73 cannot write, 130 interrupted.\n");

@@ -42,6 +42,7 @@ struct TrainOptions {
   double train_fraction = 0.64;
   double validation_fraction = 0.08;
   double calibration_fraction = 0.08;
+  bool resume = false;
   int64_t checkpoint_every = 0;        // 0: never
   std::optional<KeepCheckpoint> keep;  // absent: best where there is a validation part, else last
   Sensitivity sensitivity = Sensitivity::kPatient;

@@ -2,9 +2,13 @@
 
 #include <cerrno>
 #include <cstring>
+#include <utility>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_split.h"
+#include "base/file.h"
 #include "base/status.h"
 
 namespace bflow {
@@ -58,7 +62,21 @@ void Progress::Finish() {
   drawn_ = 0;
 }
 
-absl::StatusOr<MetricsCsv> MetricsCsv::Create(const std::string& path) {
+constexpr int64_t kMaxCsvBytes = int64_t{1} << 30;
+
+absl::StatusOr<MetricsCsv> MetricsCsv::Create(const std::string& path, int64_t through) {
+  std::string kept;
+  if (through > 0) {
+    const absl::StatusOr<std::string> old = ReadUserFile(path, kMaxCsvBytes);
+    for (absl::string_view line : absl::StrSplit(old.ok() ? *old : "", '\n')) {
+      const std::pair<absl::string_view, absl::string_view> cells =
+          absl::StrSplit(line, absl::MaxSplits(',', 1));
+      int64_t step = 0;
+      if (absl::SimpleAtoi(cells.first, &step) && step <= through) {
+        absl::StrAppend(&kept, line, "\n");
+      }
+    }
+  }
   std::FILE* file = std::fopen(path.c_str(), "we");
   if (file == nullptr) {
     return absl::PermissionDeniedError(
@@ -70,6 +88,7 @@ absl::StatusOr<MetricsCsv> MetricsCsv::Create(const std::string& path) {
       "dim,"
       "validation_nats_per_sample_step_unit,windows_per_second,elapsed_seconds\n",
       file);
+  std::fputs(kept.c_str(), file);
   return csv;
 }
 

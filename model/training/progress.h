@@ -55,8 +55,9 @@ class Progress {
 // validation_nats_per_sample_step_unit,windows_per_second,elapsed_seconds
 class MetricsCsv {
  public:
-  // Truncates `path`. Errors: PermissionDenied, naming the flag.
-  static absl::StatusOr<MetricsCsv> Create(const std::string& path);
+  // Truncates `path`, but keeps the lines up to step `through` of what it holds. Errors:
+  // PermissionDenied, naming the flag.
+  static absl::StatusOr<MetricsCsv> Create(const std::string& path, int64_t through = 0);
 
   // Appends and flushes a line. Errors: ResourceExhausted (disk full or file-size limit).
   absl::Status Write(const TrainingReport& report);

@@ -14,7 +14,9 @@
 #include "absl/strings/str_format.h"
 #include "base/exit_code.h"
 #include "base/file.h"
+#include "base/sha256.h"
 #include "base/status.h"
+#include "base/version.h"
 #include "model/checkpoint/repository.h"
 #include "model/data/wfdb.h"
 #include "model/scoring/anomaly.h"
@@ -23,6 +25,7 @@
 #include "model/training/presets.h"
 #include "model/training/progress.h"
 #include "model/training/save_model.h"
+#include "model/training/train_state.h"
 #include "model/training/trainer.h"
 #include "model/training/training_data.h"
 
@@ -30,6 +33,7 @@ namespace bflow {
 namespace {
 
 constexpr int64_t kMaxSpecBytes = int64_t{1} << 20;
+constexpr int64_t kMaxStateBytes = int64_t{4} << 30;
 constexpr int64_t kDefaultWindow = 1024;
 // A loss that far (nats per dimension) above the first one is no noise of batches.
 constexpr double kMaxNllRise = 5;
@@ -157,6 +161,7 @@ class Run {
  private:
   // Each returns an exit code, kExitOk to go on.
   int Prepare();
+  int FindState();
   int ClaimOutput();
   int Train();
   int Finish();
@@ -168,6 +173,9 @@ class Run {
   }
   RunDescription Describe(int64_t steps) const;
   void SaveStep(int64_t step);
+  // Of what decides the weights: data, spec and settings.
+  std::string Fingerprint() const;
+  void SaveState(TrainState state);
   void Report(const TrainingReport& report, bool interval);
   void PrintNll(const char* part, double nll) const;
 
@@ -182,12 +190,15 @@ class Run {
   std::unique_ptr<Progress> progress_;
   std::optional<MetricsCsv> csv_;
   absl::Status csv_status_;
+  std::string state_path_, fingerprint_;
+  std::optional<TrainState> state_;  // to go on from
   std::shared_ptr<Flow> flow_;
   TrainingOutcome outcome_;
 };
 
 int Run::Execute() {
-  for (int (Run::*stage)() : {&Run::Prepare, &Run::ClaimOutput, &Run::Train, &Run::Finish}) {
+  for (int (Run::*stage)() :
+       {&Run::Prepare, &Run::FindState, &Run::ClaimOutput, &Run::Train, &Run::Finish}) {
     if (int code = (this->*stage)(); code != kExitOk) return code;
   }
   switch (outcome_.end) {
@@ -228,6 +239,56 @@ int Run::Prepare() {
   return kExitOk;
 }
 
+std::string Run::Fingerprint() const {
+  const Schedule& s = settings_.schedule;
+  std::string text =
+      absl::StrCat(kVersion, "\n", FlowSpecToJson(spec_), "\n", options_.seed, " ", settings_.steps,
+                   " ", settings_.batch, " ", settings_.ema_decay, " ", settings_.validate_every,
+                   " ", ScheduleName(s.kind), " ", s.learning_rate, " ", s.warmup_steps, " ",
+                   s.decay, " ", options_.keep ? static_cast<int>(*options_.keep) : -1);
+  constexpr int64_t kSampled = 64;  // windows of each part whose codes go in
+  for (DataPart part : {DataPart::kTrain, DataPart::kValidation}) {
+    int64_t rows = 0;
+    const std::vector<float> codes = data_->Gather(part, false, kSampled, &rows);
+    absl::StrAppend(&text, "\n", data_->windows(part).size(), " ");
+    text.append(reinterpret_cast<const char*>(codes.data()), codes.size() * sizeof(float));
+  }
+  return Sha256Hex(text);
+}
+
+int Run::FindState() {
+  state_path_ = TrainStatePath(options_.out, options_.model);
+  fingerprint_ = Fingerprint();
+  if (!FileExists(state_path_)) return kExitOk;
+  if (!options_.resume) {
+    std::fprintf(stderr, "starting anew; an unfinished run of this model is given up (--resume)\n");
+    return kExitOk;
+  }
+  absl::StatusOr<std::string> bytes = ReadFile(state_path_, kMaxStateBytes);
+  if (!bytes.ok()) return Fail(kExitBadInput, bytes.status());
+  absl::StatusOr<TrainState> state = ParseTrainState(*std::move(bytes));
+  if (!state.ok()) return Fail(kExitBadInput, state.status());
+  if (state->fingerprint != fingerprint_) {
+    return Fail(kExitUsage, absl::FailedPreconditionError(
+                                "--resume: the unfinished run had other data, settings or program; "
+                                "leave --resume out to start anew"));
+  }
+  std::fprintf(stderr, "going on after step %d\n", static_cast<int>(state->step));
+  state_ = *std::move(state);
+  return kExitOk;
+}
+
+void Run::SaveState(TrainState state) {
+  state.fingerprint = fingerprint_;
+  absl::StatusOr<std::string> bytes = SerialiseTrainState(state);
+  absl::Status saved = bytes.status();
+  if (saved.ok()) saved = WriteFileAtomically(state_path_, *bytes, 0600);
+  // The state before is intact; the run goes on.
+  if (!saved.ok()) {
+    progress_->Note(absl::StrCat("state of step ", state.step, " not written: ", saved.message()));
+  }
+}
+
 int Run::ClaimOutput() {
   version_ = options_.version.value_or(NextFreeVersion(options_.out, options_.model));
   directory_ = VersionDirectory(options_.out, options_.model, version_);
@@ -237,7 +298,7 @@ int Run::ClaimOutput() {
                                                       " exists and is never overwritten")));
   }
   const int64_t every = options_.checkpoint_every;
-  for (int64_t step = every; every > 0 && step < settings_.steps; step += every) {
+  for (int64_t step = every; every > 0 && !state_ && step < settings_.steps; step += every) {
     if (FileExists(JoinPath(StepDirectory(step), "manifest.json"))) {
       return Fail(kExitCannotWrite,
                   absl::AlreadyExistsError(
@@ -253,7 +314,8 @@ int Run::ClaimOutput() {
     return Fail(kExitCannotWrite, absl::PermissionDeniedError("--out: the folder is not writable"));
   }
   if (!options_.metrics_csv.empty()) {
-    absl::StatusOr<MetricsCsv> csv = MetricsCsv::Create(options_.metrics_csv);
+    absl::StatusOr<MetricsCsv> csv =
+        MetricsCsv::Create(options_.metrics_csv, state_ ? state_->step : 0);
     if (!csv.ok()) return Fail(kExitCannotWrite, csv.status());
     csv_.emplace(*std::move(csv));
   }
@@ -271,6 +333,8 @@ RunDescription Run::Describe(int64_t steps) const {
 }
 
 void Run::SaveStep(int64_t step) {
+  // There already where a run was killed between a checkpoint and its state: the same bits.
+  if (state_ && FileExists(JoinPath(StepDirectory(step), "manifest.json"))) return;
   absl::StatusOr<std::optional<Calibration>> calibration = Calibrate(*flow_, *data_);
   absl::Status saved = calibration.status();
   if (saved.ok()) {
@@ -299,6 +363,7 @@ int Run::Train() {
   trainer_options.settings = settings_;
   trainer_options.seed = options_.seed;
   trainer_options.checkpoint_every = options_.checkpoint_every;
+  if (options_.checkpoint_every > 0) trainer_options.state_every = options_.checkpoint_every;
   trainer_options.keep =
       options_.keep.value_or(data_->windows(DataPart::kValidation).empty() ? KeepCheckpoint::kLast
                                                                            : KeepCheckpoint::kBest);
@@ -312,7 +377,8 @@ int Run::Train() {
   hooks.stop = &stop_;
   hooks.report = [this](const TrainingReport& report, bool interval) { Report(report, interval); };
   hooks.checkpoint = [this](int64_t step) { SaveStep(step); };
-  absl::StatusOr<TrainingOutcome> outcome = trainer.Run(hooks);
+  hooks.state = [this](const TrainState& state) { SaveState(state); };
+  absl::StatusOr<TrainingOutcome> outcome = trainer.Run(hooks, state_ ? &*state_ : nullptr);
   progress_->Finish();
   if (!outcome.ok()) {
     bool bad_data = outcome.status().code() == absl::StatusCode::kInvalidArgument;
@@ -372,6 +438,8 @@ int Run::Finish() {
     return Fail(ours ? kExitInternal : kExitCannotWrite,
                 absl::Status(saved.code(), absl::StrCat("model not written: ", saved.message())));
   }
+  // A run that was interrupted can go on; one that ended has nothing to go on with.
+  if (outcome_.end != TrainingEnd::kInterrupted) unlink(state_path_.c_str());
   std::printf("%-12s %s version %d, step %d, %.1f s of training\n", "model", options_.model.c_str(),
               static_cast<int>(version_), static_cast<int>(outcome_.kept_step), outcome_.seconds);
   if (run.validation_nll) PrintNll("validation", *run.validation_nll);

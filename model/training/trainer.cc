@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <sstream>
 #include <utility>
 
 #include "ATen/ops/empty.h"
@@ -167,19 +168,74 @@ absl::Status Trainer::Report(const TrainerHooks& hooks, int64_t step, double rat
   return absl::OkStatus();
 }
 
-absl::StatusOr<TrainingOutcome> Trainer::Run(const TrainerHooks& hooks) {
+absl::Status Trainer::Restore(const TrainState& state) {
+  const size_t count = CopyValues(parameters_).size();
+  std::istringstream generator(state.generator);
+  generator >> generator_;
+  if (generator.fail() || state.parameters.size() != count ||
+      state.average.empty() == average_.has_value()) {
+    return absl::DataLossError("training state: does not fit this run");
+  }
+  RestoreValues(state.parameters, parameters_);
+  adam_.Restore(state.first_moment, state.second_moment, state.step);
+  if (average_) average_->Restore(state.average, state.average_updates);
+  rows_drawn_ = state.rows_drawn;
+  best_ = state.best;
+  best_nll_ = state.best_nll;
+  best_step_ = state.best_step;
+  last_nll_ = state.last_nll;
+  interval_loss_ = state.interval_loss;
+  interval_steps_ = state.interval_steps;
+  return absl::OkStatus();
+}
+
+TrainState Trainer::State(const TrainingOutcome& outcome, int bad_steps) const {
+  TrainState state;
+  state.step = outcome.steps;
+  state.bad_steps = bad_steps;
+  state.rows_drawn = rows_drawn_;
+  std::ostringstream generator;
+  generator << generator_;
+  state.generator = generator.str();
+  state.parameters = CopyValues(parameters_);
+  state.first_moment = adam_.first_moment();
+  state.second_moment = adam_.second_moment();
+  if (average_) {
+    state.average = average_->average();
+    state.average_updates = average_->updates();
+  }
+  state.best = best_;
+  state.best_nll = best_nll_;
+  state.best_step = best_step_;
+  state.last_nll = last_nll_;
+  state.first_nll = outcome.first_nll;
+  state.interval_loss = interval_loss_;
+  state.interval_steps = interval_steps_;
+  return state;
+}
+
+absl::StatusOr<TrainingOutcome> Trainer::Run(const TrainerHooks& hooks, const TrainState* state) {
   const TrainingSettings& settings = options_.settings;
-  BFLOW_ASSIGN_OR_RETURN(at::Tensor first, NextBatch(settings.batch));
-  flow_->InitialiseFrom(first);
+  if (state == nullptr) {
+    BFLOW_ASSIGN_OR_RETURN(at::Tensor first, NextBatch(settings.batch));
+    flow_->InitialiseFrom(first);
+  }
   if (settings.ema_decay > 0) average_.emplace(parameters_, settings.ema_decay);
+  TrainingOutcome outcome;
+  int bad_steps = 0;
+  if (state != nullptr) {
+    BFLOW_RETURN_IF_ERROR(Restore(*state));
+    outcome.steps = state->step;
+    outcome.first_nll = state->first_nll;
+    bad_steps = static_cast<int>(state->bad_steps);
+  }
   start_ = interval_start_ = Clock::Real()->Now();
   SteadyTime last_drawn = start_;
 
-  TrainingOutcome outcome;
-  int bad_steps = 0;
   while (outcome.steps < settings.steps) {
     if (hooks.stop != nullptr && hooks.stop->load()) {
       outcome.end = TrainingEnd::kInterrupted;
+      if (hooks.state && outcome.steps > 0) hooks.state(State(outcome, bad_steps));
       break;
     }
     const double rate = settings.schedule.RateAt(outcome.steps);
@@ -205,6 +261,10 @@ absl::StatusOr<TrainingOutcome> Trainer::Run(const TrainerHooks& hooks) {
       if (average_) average_->Swap();
       hooks.checkpoint(outcome.steps);
       if (average_) average_->Swap();
+    }
+    if (hooks.state && outcome.steps % options_.state_every == 0 &&
+        outcome.steps < settings.steps) {
+      hooks.state(State(outcome, bad_steps));
     }
   }
   outcome.seconds = SecondsBetween(start_, Clock::Real()->Now());

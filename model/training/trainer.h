@@ -22,6 +22,7 @@
 #include "model/training/options.h"
 #include "model/training/presets.h"
 #include "model/training/progress.h"
+#include "model/training/train_state.h"
 #include "model/training/training_data.h"
 
 namespace bflow {
@@ -42,6 +43,7 @@ struct TrainerOptions {
   uint64_t seed = 0;
   KeepCheckpoint keep = KeepCheckpoint::kLast;
   int64_t checkpoint_every = 0;
+  int64_t state_every = 200;
 };
 
 struct TrainerHooks {
@@ -52,6 +54,8 @@ struct TrainerHooks {
   // After `checkpoint_every` steps, with the weights that would be kept (average, if any) in the
   // flow.
   std::function<void(int64_t step)> checkpoint;
+  // After `state_every` steps and when interrupted: what Run goes on from.
+  std::function<void(const TrainState&)> state;
 };
 
 enum class TrainingEnd { kFinished, kInterrupted, kDiverged };
@@ -73,9 +77,10 @@ class Trainer {
 
   Trainer(std::shared_ptr<Flow> flow, const TrainingData& data, const TrainerOptions& options);
 
-  // Initialises the flow from a first batch and trains it. On return the flow holds the weights to
-  // keep: finite whatever happened. Errors: InvalidArgument (data), ResourceExhausted, Internal.
-  absl::StatusOr<TrainingOutcome> Run(const TrainerHooks& hooks);
+  // Initialises the flow from a first batch, or goes on from `state` (null: none), and trains it.
+  // On return the flow holds the weights to keep: finite whatever happened. Errors: InvalidArgument
+  // (data), DataLoss (a state that does not fit), ResourceExhausted, Internal.
+  absl::StatusOr<TrainingOutcome> Run(const TrainerHooks& hooks, const TrainState* state = nullptr);
 
  private:
   absl::StatusOr<at::Tensor> NextBatch(int64_t rows);
@@ -85,6 +90,8 @@ class Trainer {
   absl::StatusOr<double> Validate();
   // The loss of a new batch, nats per dimension.
   absl::StatusOr<double> Evaluate();
+  absl::Status Restore(const TrainState& state);
+  TrainState State(const TrainingOutcome& outcome, int bad_steps) const;
   absl::Status Report(const TrainerHooks& hooks, int64_t step, double rate, bool validate);
 
   std::shared_ptr<Flow> flow_;

@@ -226,6 +226,59 @@ TEST_F(TrainProgramTest, CtrlCWritesTheModelAsItIs) {
   ExpectScores(Version(1));
 }
 
+// kill -9 at several places of a run, each gone on from: the weights are those of a run that was
+// let be, to the bit; so is the metrics file but for its times.
+TEST_F(TrainProgramTest, ResumeAfterKillsGivesTheSameBits) {
+  const std::vector<std::string> settings = {"--steps=150", "--validate_every=25", "--ema=0.99",
+                                             "--checkpoint_every=30", "--seed=4"};
+  std::vector<std::string> whole = settings, killed = settings;
+  whole.insert(whole.end(), {"--model=whole", "--metrics_csv=" + folder_ + "/whole.csv"});
+  killed.insert(killed.end(), {"--resume", "--metrics_csv=" + folder_ + "/killed.csv"});
+  ASSERT_EQ(Train(whole), 0) << Text("stderr");
+  const std::string state = folder_ + "/models/.tiny.training";
+  const auto inode = [&] {
+    struct stat info;
+    return stat(state.c_str(), &info) == 0 ? info.st_ino : 0;
+  };
+  int kills = 0;
+  for (int round = 0; round < 5; ++round) {
+    const pid_t child = Start(Arguments(killed));
+    const ino_t before = inode();
+    int status = 0;
+    while (inode() == before && waitpid(child, &status, WNOHANG) == 0) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+    std::this_thread::sleep_for(std::chrono::milliseconds(7 * round));  // somewhere after it
+    if (kill(child, SIGKILL) == 0 && waitpid(child, &status, 0) == child && WIFSIGNALED(status)) {
+      ++kills;
+    }
+  }
+  EXPECT_GE(kills, 3);
+  ASSERT_EQ(Train(killed), 0) << Text("stderr");
+  EXPECT_THAT(Text("stderr"), HasSubstr("going on after step"));
+  EXPECT_FALSE(FileExists(state));
+  EXPECT_EQ(Text("models/tiny/1/model.safetensors"), Text("models/whole/1/model.safetensors"));
+  EXPECT_EQ(Column(Text("killed.csv"), 0), Column(Text("whole.csv"), 0));
+  EXPECT_EQ(Column(Text("killed.csv"), 2), Column(Text("whole.csv"), 2));
+}
+
+TEST_F(TrainProgramTest, ResumeAfterCtrlCAndRefusals) {
+  const pid_t child = Start(Arguments({"--steps=100000", "--validate_every=5"}));
+  for (int i = 0; i < 1500 && Text("stderr").find("step 5/") == std::string::npos; ++i) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  }
+  kill(child, SIGINT);
+  ASSERT_EQ(Wait(child), 130) << Text("stderr");
+  ASSERT_TRUE(FileExists(folder_ + "/models/.tiny.training"));
+  EXPECT_EQ(Train({"--steps=100000", "--validate_every=7", "--resume"}), 64);
+  EXPECT_THAT(Text("stderr"), HasSubstr("other data, settings"));
+  std::ofstream(folder_ + "/models/.tiny.training", std::ios::app) << "x";
+  EXPECT_EQ(Train({"--steps=100000", "--validate_every=5", "--resume"}), 65);
+  EXPECT_THAT(Text("stderr"), HasSubstr("training state"));
+  EXPECT_EQ(Train({"--steps=2"}), 0) << "a run without --resume starts anew";
+  EXPECT_FALSE(FileExists(folder_ + "/models/.tiny.training"));
+}
+
 TEST_F(TrainProgramTest, AFullDiskLeavesThePreviousVersionIntact) {
   ASSERT_EQ(Train({"--steps=2"}), 0) << Text("stderr");
   EXPECT_EQ(Train({"--steps=2"}, 4096), 73) << Text("stderr");
