@@ -23,7 +23,7 @@ FILES = {"model/scoring/scorer.h": "scorer_api", "model/scoring/backend.h": "sco
 THIRD_PARTY = [
     (r"(ATen|c10|torch|caffe2)/", "torch"), (r"(grpc|grpcpp|google/protobuf|google/rpc)/", "grpc"),
     (r"prometheus/", "prometheus"), (r"(CivetServer|civetweb)\.h", "civetweb"),
-    (r"spdlog/", "spdlog"), (r"openssl/", "openssl"), (r"CLI/", "cli11"),
+    (r"spdlog/", "spdlog"), (r"openssl/", "openssl"), (r"CLI/", "cli11"), (r"FLAC/", "flac"),
 ]
 
 

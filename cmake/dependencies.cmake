@@ -27,6 +27,10 @@ find_library(BFLOW_CIVETWEB civetweb REQUIRED)
 add_library(bflow_civetweb INTERFACE)
 target_link_libraries(bflow_civetweb INTERFACE ${BFLOW_CIVETWEB_CPP} ${BFLOW_CIVETWEB})
 
+find_library(BFLOW_FLAC FLAC REQUIRED)
+add_library(bflow_flac INTERFACE)
+target_link_libraries(bflow_flac INTERFACE ${BFLOW_FLAC})
+
 if(BFLOW_TESTS)
   find_package(GTest 1.12 CONFIG REQUIRED)
   include(GoogleTest)

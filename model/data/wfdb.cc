@@ -16,6 +16,7 @@ namespace {
 
 constexpr int64_t kMaxHeaderBytes = int64_t{16} << 20;
 constexpr int64_t kMaxSignalBytes = int64_t{2} << 30;
+constexpr int64_t kMaxFlacValues = int64_t{1} << 28;  // 1 GiB of decoded samples in one file
 constexpr int64_t kMaxRecordCodes = int64_t{1} << 31;
 
 absl::Status Annotate(const absl::Status& status, const std::string& place) {
@@ -50,7 +51,8 @@ absl::StatusOr<std::vector<FileGroup>> GroupByFile(const WfdbHeader& header) {
     const std::string place = WfdbPlace(header, signal.line);
     if (!IsSupportedWfdbFormat(signal.format)) {
       return absl::UnimplementedError(
-          absl::StrCat(place, "format ", signal.format, " is not supported (16, 80 and 212 are)"));
+          absl::StrCat(place, "format ", signal.format,
+                       " is not supported (16, 80, 212, 508, 516 and 524 are)"));
     }
     if (groups.empty() || header.signals[groups.back().begin].file != signal.file) {
       for (size_t j = 0; j < i; ++j) {
@@ -107,6 +109,40 @@ WaveformSignal MakeSignal(const WfdbHeader& header, const std::string& record, s
   return signal;
 }
 
+// The stream of a FLAC group, at most what `frames` need: one channel per signal, all of one rate.
+absl::StatusOr<FlacSamples> ReadFlac(const WfdbHeader& header, const FileGroup& group,
+                                     std::string_view bytes, std::optional<int64_t> frames) {
+  const WfdbSignalLine& first = header.signals[group.begin];
+  if (group.offset != 0) {
+    return absl::UnimplementedError(absl::StrCat(
+        WfdbPlace(header, first.line), "a byte offset into a FLAC file is not supported"));
+  }
+  for (size_t i = group.begin; i < group.end; ++i) {
+    if (header.signals[i].samples_per_frame != first.samples_per_frame) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(WfdbPlace(header, header.signals[i].line),
+                       "the signals of a FLAC file must have the same samples per frame"));
+    }
+  }
+  const std::optional<int64_t> wanted =
+      CheckedMultiply(frames.value_or(kMaxFlacValues), group.samples_per_frame);
+  const int64_t most = std::min(wanted.value_or(kMaxFlacValues), kMaxFlacValues);
+  absl::StatusOr<FlacSamples> samples = DecodeFlac(bytes, most);
+  if (!samples.ok()) {
+    return Annotate(samples.status(),
+                    absl::StrCat(WfdbPlace(header, first.line), "signal file ", first.file, ": "));
+  }
+  const int64_t signals = static_cast<int64_t>(group.end - group.begin);
+  if (!samples->values.empty() &&
+      (samples->channels != signals || samples->bits > WfdbFormatBits(first.format))) {
+    return absl::DataLossError(absl::StrCat(WfdbPlace(header, first.line), "signal file ",
+                                            first.file, ": ", samples->channels, " channels of ",
+                                            samples->bits, " bits, the header says ", signals,
+                                            " of at most ", WfdbFormatBits(first.format)));
+  }
+  return samples;
+}
+
 // The samples of one file, appended to the segment. `frames` unknown: as many as the file holds.
 absl::Status ReadFileGroup(const std::string& folder, const std::string& record,
                            const WfdbHeader& header, const FileGroup& group, int64_t* budget,
@@ -115,8 +151,14 @@ absl::Status ReadFileGroup(const std::string& folder, const std::string& record,
   const std::string place = WfdbPlace(header, first.line);
   absl::StatusOr<std::string> bytes = ReadFile(JoinPath(folder, first.file), kMaxSignalBytes);
   if (!bytes.ok()) return Annotate(bytes.status(), place);
-  const int64_t held = WfdbFramesInFile(first.format, static_cast<int64_t>(bytes->size()),
-                                        group.offset, group.samples_per_frame);
+  const bool flac = IsFlacWfdbFormat(first.format);
+  FlacSamples samples;
+  if (flac) {
+    BFLOW_ASSIGN_OR_RETURN(samples, ReadFlac(header, group, *bytes, *frames));
+  }
+  const int64_t held = flac ? samples.samples() / first.samples_per_frame
+                            : WfdbFramesInFile(first.format, static_cast<int64_t>(bytes->size()),
+                                               group.offset, group.samples_per_frame);
   if (!frames->has_value()) *frames = held;
   if (held < **frames) {
     return absl::DataLossError(absl::StrCat(place, "signal file ", first.file,
@@ -135,7 +177,8 @@ absl::Status ReadFileGroup(const std::string& folder, const std::string& record,
   std::vector<const WfdbSignalLine*> lines;
   for (size_t i = group.begin; i < group.end; ++i) lines.push_back(&header.signals[i]);
   const int64_t offset = **frames == 0 ? 0 : group.offset;
-  std::vector<DecodedWfdbSignal> decoded = DecodeWfdbFile(*bytes, offset, lines, **frames);
+  std::vector<DecodedWfdbSignal> decoded = flac ? DecodeFlacFile(samples, lines, **frames)
+                                                : DecodeWfdbFile(*bytes, offset, lines, **frames);
   for (size_t i = 0; i < decoded.size(); ++i) {
     BFLOW_RETURN_IF_ERROR(CheckSum(header, *lines[i], decoded[i]));
     segment->signals.push_back(

@@ -26,11 +26,43 @@ int Sample(int format, const char* data, int64_t index) {
   }
 }
 
+// sample(s, frame, k): the k-th sample of signal s in a frame, as stored.
+template <typename Stored>
+std::vector<DecodedWfdbSignal> Decode(const std::vector<const WfdbSignalLine*>& signals,
+                                      int64_t frames, const Stored& sample) {
+  const int invalid = WfdbInvalidCode(signals.front()->format);
+  std::vector<DecodedWfdbSignal> decoded(signals.size());
+  for (size_t s = 0; s < signals.size(); ++s) {
+    const int64_t count = signals[s]->samples_per_frame;
+    const int64_t skew = signals[s]->skew;
+    DecodedWfdbSignal& signal = decoded[s];
+    // The frames that a skewed signal would need beyond the end of the file are invalid.
+    signal.codes.assign(static_cast<size_t>(frames), std::numeric_limits<float>::quiet_NaN());
+    for (int64_t frame = 0; frame < frames; ++frame) {
+      int64_t sum = 0;
+      for (int64_t k = 0; k < count; ++k) sum += sample(s, frame, k);
+      signal.sum += sum;
+      if (frame >= skew && sum / count != invalid) {
+        signal.codes[static_cast<size_t>(frame - skew)] = static_cast<float>(sum / count);
+      }
+    }
+    if (frames > 0) signal.first = sample(s, 0, 0);
+  }
+  return decoded;
+}
+
 }  // namespace
 
-bool IsSupportedWfdbFormat(int format) { return format == 16 || format == 80 || format == 212; }
+bool IsFlacWfdbFormat(int format) { return format == 508 || format == 516 || format == 524; }
 
-int WfdbFormatBits(int format) { return format == 16 ? 16 : format == 80 ? 8 : 12; }
+bool IsSupportedWfdbFormat(int format) {
+  return format == 16 || format == 80 || format == 212 || IsFlacWfdbFormat(format);
+}
+
+int WfdbFormatBits(int format) {
+  if (IsFlacWfdbFormat(format)) return format - 500;
+  return format == 16 ? 16 : format == 80 ? 8 : 12;
+}
 
 int WfdbInvalidCode(int format) { return -(1 << (WfdbFormatBits(format) - 1)); }
 
@@ -43,33 +75,25 @@ std::vector<DecodedWfdbSignal> DecodeWfdbFile(std::string_view bytes, int64_t of
                                               const std::vector<const WfdbSignalLine*>& signals,
                                               int64_t frames) {
   const int format = signals.front()->format;
-  const int invalid = WfdbInvalidCode(format);
   const char* data = bytes.data() + offset;
+  std::vector<int64_t> place;  // of each signal's first sample within a frame
   int64_t frame_samples = 0;
-  for (const WfdbSignalLine* line : signals) frame_samples += line->samples_per_frame;
-
-  std::vector<DecodedWfdbSignal> decoded(signals.size());
-  int64_t place = 0;  // of the signal's first sample within a frame
-  for (size_t s = 0; s < signals.size(); ++s) {
-    const int64_t count = signals[s]->samples_per_frame;
-    const int64_t skew = signals[s]->skew;
-    DecodedWfdbSignal& signal = decoded[s];
-    // The frames that a skewed signal would need beyond the end of the file are invalid.
-    signal.codes.assign(static_cast<size_t>(frames), std::numeric_limits<float>::quiet_NaN());
-    for (int64_t frame = 0; frame < frames; ++frame) {
-      int64_t sum = 0;
-      for (int64_t k = 0; k < count; ++k) {
-        sum += Sample(format, data, frame * frame_samples + place + k);
-      }
-      signal.sum += sum;
-      if (frame >= skew && sum / count != invalid) {
-        signal.codes[static_cast<size_t>(frame - skew)] = static_cast<float>(sum / count);
-      }
-    }
-    if (frames > 0) signal.first = Sample(format, data, place);
-    place += count;
+  for (const WfdbSignalLine* line : signals) {
+    place.push_back(frame_samples);
+    frame_samples += line->samples_per_frame;
   }
-  return decoded;
+  return Decode(signals, frames, [&](size_t s, int64_t frame, int64_t k) {
+    return Sample(format, data, frame * frame_samples + place[s] + k);
+  });
+}
+
+std::vector<DecodedWfdbSignal> DecodeFlacFile(const FlacSamples& samples,
+                                              const std::vector<const WfdbSignalLine*>& signals,
+                                              int64_t frames) {
+  return Decode(signals, frames, [&](size_t s, int64_t frame, int64_t k) {
+    const int64_t time = frame * signals[s]->samples_per_frame + k;
+    return samples.values[static_cast<size_t>(time * samples.channels) + s];
+  });
 }
 
 }  // namespace bflow

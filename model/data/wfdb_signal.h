@@ -8,12 +8,15 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "model/data/flac.h"
 #include "model/data/wfdb_header.h"
 
 namespace bflow {
 
-// The code that marks an invalid sample (-32768, -128, -2048). `format` must be supported.
+// 16, 80, 212, and 508, 516, 524: FLAC of at most 8, 16, 24 bits.
 bool IsSupportedWfdbFormat(int format);
+bool IsFlacWfdbFormat(int format);
+// The code that marks an invalid sample (-32768 for 16 bits). `format` must be supported.
 int WfdbInvalidCode(int format);
 // Bits of a sample in the file, also the resolution of a header that names none.
 int WfdbFormatBits(int format);
@@ -31,6 +34,11 @@ int64_t WfdbFramesInFile(int format, int64_t bytes, int64_t offset, int64_t samp
 // `bytes`: the whole file; `signals`: the lines of all its signals in order, of one format. The
 // caller has checked that `frames` frames lie in the file after `offset`.
 std::vector<DecodedWfdbSignal> DecodeWfdbFile(std::string_view bytes, int64_t offset,
+                                              const std::vector<const WfdbSignalLine*>& signals,
+                                              int64_t frames);
+
+// The same of a FLAC file, whose channels are the signals.
+std::vector<DecodedWfdbSignal> DecodeFlacFile(const FlacSamples& samples,
                                               const std::vector<const WfdbSignalLine*>& signals,
                                               int64_t frames);
 

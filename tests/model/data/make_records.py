@@ -5,7 +5,7 @@ Python package wfdb reads from every record there.
     make_records.py FOLDER
 
 041s01, 041s02 and 3234460_* are records of PhysioNet's MIMIC databases, copied unchanged; `cut`,
-`fixed` and the gen_* records are made here. expected.txt has, per segment, one line per signal:
+`fixed` and the gen_* records are made here, the FLAC ones (508, 516, 524) by wfdb itself with the package soundfile. expected.txt has, per segment, one line per signal:
 record segment start frames name unit gain baseline, then the codes run-length coded ("12x3" is 12
 three times, "nan" an invalid sample)."""
 import os
@@ -15,7 +15,7 @@ import numpy as np
 import wfdb
 
 SINGLE = ["041s01", "041s02", "gen_16", "gen_80", "gen_212", "gen_skew", "gen_frames",
-          "gen_two_files", "gen_no_length", "gen_defaults"]
+          "gen_two_files", "gen_no_length", "gen_defaults", "gen_508", "gen_516", "gen_524"]
 MULTI = ["cut", "fixed"]
 
 
@@ -123,6 +123,16 @@ def generate(w):
                       "3234460_0017 3525\n")
 
 
+def generate_flac(w):
+    rng = np.random.default_rng(4)
+    for bits, per_frame in ((8, 1), (16, 2), (24, 3)):
+        low = -(1 << (bits - 1))
+        signals = [np.cumsum(rng.integers(-3, 4, size=60 * per_frame)).clip(low + 1, -low - 1) for _ in range(2)]
+        signals[0][10:10 + per_frame] = low  # a frame without any valid sample
+        wfdb.wrsamp(f"gen_5{bits:02}", 125, ["mV", "mmHg"], ["A", "B"], e_d_signal=signals, samps_per_frame=[per_frame] * 2,
+                    fmt=[f"5{bits:02}"] * 2, adc_gain=[100.0, 10.0], baseline=[0, 5], write_dir=w.folder)
+
+
 def runs(codes):
     out, i = [], 0
     text = ["nan" if np.isnan(c) else str(int(c)) for c in codes]
@@ -150,6 +160,7 @@ def describe(out, record, folder, segment, start):
 def main():
     folder = sys.argv[1]
     generate(Writer(folder))
+    generate_flac(Writer(folder))
     out = []
     for record in SINGLE:
         describe(out, record, folder, record, 0)

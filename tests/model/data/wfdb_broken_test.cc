@@ -47,6 +47,45 @@ class BrokenWfdbTest : public ::testing::Test {
   std::string folder_;
 };
 
+TEST_F(BrokenWfdbTest, FlacFiles) {
+  const auto kDamage = absl::StatusCode::kDataLoss;
+  const std::string whole = *ReadFile("tests/model/data/records/gen_516.dat", 1 << 20);
+  const std::string header = "r 2 125 60\nr.dat 516x2 100/mV\nr.dat 516x2 10/mV\n";
+  Write("r.hea", header);
+  Write("r.dat", whole);
+  ASSERT_TRUE(ReadWfdbRecord(folder_ + "/r").ok());
+
+  // Every cut and every flipped byte of the samples is seen; what follows the header may be refused
+  // or, in its unused fields, ignored, but is never wrong.
+  const WaveformRecord good = *ReadWfdbRecord(folder_ + "/r");
+  for (size_t at = 0; at < whole.size(); ++at) {
+    Write("r.dat", whole.substr(0, at));
+    EXPECT_FALSE(ReadWfdbRecord(folder_ + "/r").ok()) << "cut at " << at;
+    std::string flipped = whole;
+    flipped[at] = static_cast<char>(flipped[at] ^ 0x21);
+    Write("r.dat", flipped);
+    const auto record = ReadWfdbRecord(folder_ + "/r");
+    if (!record.ok()) continue;
+    for (size_t t = 0; t < 60; ++t) {
+      const float a = record->segments[0].signals[1].codes[t];
+      EXPECT_EQ(a, good.segments[0].signals[1].codes[t]) << "byte " << at;
+    }
+  }
+  Write("r.dat", "no stream");
+  ExpectError(kDamage, {"r.hea line 2", "signal file r.dat", "not a FLAC stream"});
+  Write("r.dat", whole);
+  Write("r.hea", "r 1 125 60\nr.dat 516x2 100/mV\n");
+  ExpectError(kDamage, {"2 channels of 16 bits, the header says 1"});
+  Write("r.hea", "r 2 125 60\nr.dat 508x2 100/mV\nr.dat 508x2 100/mV\n");
+  ExpectError(kDamage, {"16 bits", "at most 8"});
+  Write("r.hea", "r 2 125 61\nr.dat 516x2 100/mV\nr.dat 516x2 100/mV\n");
+  ExpectError(kDamage, {"too short: 60"});
+  Write("r.hea", "r 2 125 60\nr.dat 516x2 100/mV\nr.dat 516 100/mV\n");
+  ExpectError(absl::StatusCode::kInvalidArgument, {"line 3", "samples per frame"});
+  Write("r.hea", "r 2 125 60\nr.dat 516x2+9 100/mV\nr.dat 516x2+9 100/mV\n");
+  ExpectError(absl::StatusCode::kUnimplemented, {"byte offset"});
+}
+
 TEST_F(BrokenWfdbTest, Headers) {
   const auto kSyntax = absl::StatusCode::kInvalidArgument;
   const auto kLimit = absl::StatusCode::kResourceExhausted;
@@ -96,7 +135,7 @@ TEST_F(BrokenWfdbTest, Headers) {
       {"r 1 125 4\n../d.dat 80\n", kSyntax, "r.hea line 2: signal file: expected a plain name"},
       {"r 1 125 4\n/etc/passwd 80\n", kSyntax, "signal file"},
       {"r 1 125 4\n.. 80\n", kSyntax, "signal file"},
-      {"r 1 125 4\nd.dat 516\n", kFormat, "r.hea line 2: format 516 is not supported"},
+      {"r 1 125 4\nd.dat 310\n", kFormat, "r.hea line 2: format 310 is not supported"},
       {"r 1 125 4\nd.dat 0\n", kFormat, "format 0 is not supported"},
       {"r 2 125 2\nd.dat 80\nd.dat 16\n", kSyntax,
        "r.hea line 3: format: 16 in a file of format 80"},
