@@ -95,10 +95,9 @@ absl::Status Check(const Calibration& c, int64_t n) {
   if (n < 1) return Fault("n", "expected at least 1");
   BFLOW_RETURN_IF_ERROR(CheckAscending("scores", c.scores, n));
   BFLOW_RETURN_IF_ERROR(CheckAscending("nll", c.nll, n));
-  if (!(c.alpha > 0 && c.alpha < 1)) return Fault("alpha", "expected more than 0 and less than 1");
-  // The smallest p-value there is; below it nothing could ever be flagged.
-  if (c.alpha < 1.0 / (static_cast<double>(n) + 1)) {
-    return Fault("alpha", "expected at least 1/(n + 1)");
+  // Below the smallest p-value there is nothing could ever be flagged.
+  if (!(c.alpha >= 1.0 / (static_cast<double>(n) + 1) && c.alpha < 1)) {
+    return Fault("alpha", "expected at least 1/(n + 1) and less than 1");
   }
   if (c.noise != "center" && c.noise != "none") {
     return Fault("noise", "expected \"center\" or \"none\"");

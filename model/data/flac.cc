@@ -12,7 +12,6 @@ namespace {
 struct Stream {
   std::string_view rest;
   size_t most = 0;
-  bool full = false;
   bool damaged = false;
   FlacSamples samples;
 };
@@ -43,7 +42,7 @@ FLAC__StreamDecoderWriteStatus Write(const FLAC__StreamDecoder*, const FLAC__Fra
   }
   for (unsigned t = 0; t < frame->header.blocksize; ++t) {
     if (samples.values.size() + static_cast<size_t>(channels) > stream.most) {
-      stream.full = true;
+      samples.whole = false;
       return FLAC__STREAM_DECODER_WRITE_STATUS_ABORT;
     }
     for (int c = 0; c < channels; ++c) samples.values.push_back(buffer[c][t]);
@@ -73,7 +72,7 @@ absl::StatusOr<FlacSamples> DecodeFlac(std::string_view bytes, int64_t most) {
   if (!started) return absl::DataLossError("not a FLAC stream");
   const bool ended = FLAC__stream_decoder_process_until_end_of_stream(decoder.get());
   const bool checked = FLAC__stream_decoder_finish(decoder.get());
-  if (stream.damaged || (!stream.full && !(ended && checked))) {
+  if (stream.damaged || (stream.samples.whole && !(ended && checked))) {
     return absl::DataLossError("a damaged FLAC stream");
   }
   return std::move(stream.samples);

@@ -14,6 +14,7 @@ struct FlacSamples {
   int channels = 0;
   int bits = 0;                 // per sample
   std::vector<int32_t> values;  // [samples, channels]
+  bool whole = true;            // false: the stream goes on
 
   int64_t samples() const {
     return channels == 0 ? 0 : static_cast<int64_t>(values.size()) / channels;

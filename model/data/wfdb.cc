@@ -109,6 +109,12 @@ WaveformSignal MakeSignal(const WfdbHeader& header, const std::string& record, s
   return signal;
 }
 
+absl::Status TooManySamples(const WfdbHeader& header, const WfdbSignalLine& line) {
+  return absl::ResourceExhaustedError(absl::StrCat(WfdbPlace(header, line.line), "signal file ",
+                                                   line.file, ": more than ", kMaxFlacValues,
+                                                   " samples"));
+}
+
 // The stream of a FLAC group, at most what `frames` need: one channel per signal, all of one rate.
 absl::StatusOr<FlacSamples> ReadFlac(const WfdbHeader& header, const FileGroup& group,
                                      std::string_view bytes, std::optional<int64_t> frames) {
@@ -124,14 +130,16 @@ absl::StatusOr<FlacSamples> ReadFlac(const WfdbHeader& header, const FileGroup& 
                        "the signals of a FLAC file must have the same samples per frame"));
     }
   }
-  const std::optional<int64_t> wanted =
-      CheckedMultiply(frames.value_or(kMaxFlacValues), group.samples_per_frame);
-  const int64_t most = std::min(wanted.value_or(kMaxFlacValues), kMaxFlacValues);
-  absl::StatusOr<FlacSamples> samples = DecodeFlac(bytes, most);
+  // Of an unknown length: all there is.
+  std::optional<int64_t> wanted = kMaxFlacValues;
+  if (frames.has_value()) wanted = CheckedMultiply(*frames, group.samples_per_frame);
+  if (!wanted.has_value() || *wanted > kMaxFlacValues) return TooManySamples(header, first);
+  absl::StatusOr<FlacSamples> samples = DecodeFlac(bytes, *wanted);
   if (!samples.ok()) {
     return Annotate(samples.status(),
                     absl::StrCat(WfdbPlace(header, first.line), "signal file ", first.file, ": "));
   }
+  if (!frames.has_value() && !samples->whole) return TooManySamples(header, first);
   const int64_t signals = static_cast<int64_t>(group.end - group.begin);
   if (!samples->values.empty() &&
       (samples->channels != signals || samples->bits > WfdbFormatBits(first.format))) {

@@ -121,12 +121,12 @@ void ButterflyLayer::Freeze() {
   for (std::vector<Part>& parts : rounds_) {
     for (Part& part : parts) {
       part.inverse_factors = InverseFactors(part.factors);
-      part.log_det = at::zeros({}, at::kDouble);
+      if (part.factors.empty()) continue;  // the identity, which Apply passes by
+      part.log_det = at::zeros({}, part.factors[0].options().dtype(at::kDouble));
       for (const at::Tensor& factor : part.factors) {
         const at::Tensor log_d = Determinants(factor.to(at::kDouble)).abs().log();
         // A 2x2 that is shared counts once per pair: size / 2 pairs in all.
-        part.log_det =
-            part.log_det.to(log_d.device()) + log_d.sum() * (part.size / (2 * log_d.numel()));
+        part.log_det += log_d.sum() * (part.size / (2 * log_d.numel()));
       }
     }
   }

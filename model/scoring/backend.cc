@@ -59,7 +59,8 @@ bool IsWholeElf(const std::string& path) {
 
 Finding LoadPlugin(const std::string& plugin) {
   std::error_code error;
-  if (!std::filesystem::exists(plugin, error)) return {CudaFault::kPluginAbsent, plugin};
+  if (!std::filesystem::exists(plugin, error))
+    return {CudaFault::kPluginAbsent, absl::StrCat("no ", kCudaPluginFile, " beside the program")};
   if (!IsWholeElf(plugin)) return {CudaFault::kPluginFailed, "not a whole shared library"};
   // Global: torch_cuda finds the symbols of torch_cpu by name. Never closed: torch keeps what it
   // registered.

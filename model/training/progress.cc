@@ -62,7 +62,11 @@ void Progress::Finish() {
   drawn_ = 0;
 }
 
+// Of an old metrics file that a resumed run continues.
 constexpr int64_t kMaxCsvBytes = int64_t{1} << 30;
+constexpr char kCsvHeader[] =
+    "step,learning_rate,train_nats_per_dim,train_nats_per_sample_step_unit,validation_nats_per_dim,"
+    "validation_nats_per_sample_step_unit,windows_per_second,elapsed_seconds\n";
 
 absl::StatusOr<MetricsCsv> MetricsCsv::Create(const std::string& path, int64_t through) {
   std::string kept;
@@ -77,19 +81,17 @@ absl::StatusOr<MetricsCsv> MetricsCsv::Create(const std::string& path, int64_t t
       }
     }
   }
-  std::FILE* file = std::fopen(path.c_str(), "we");
+  // Whole or not at all: a kill here must not cost the lines of the run so far.
+  const absl::Status written = WriteUserFile(path, absl::StrCat(kCsvHeader, kept));
+  if (!written.ok()) {
+    return absl::PermissionDeniedError(absl::StrCat("--metrics_csv: ", written.message()));
+  }
+  std::FILE* file = std::fopen(path.c_str(), "ae");
   if (file == nullptr) {
     return absl::PermissionDeniedError(
-        absl::StrCat("--metrics_csv: cannot create the file: ", strerror(errno)));
+        absl::StrCat("--metrics_csv: cannot open the file: ", strerror(errno)));
   }
-  MetricsCsv csv(file);
-  std::fputs(
-      "step,learning_rate,train_nats_per_dim,train_nats_per_sample_step_unit,validation_nats_per_"
-      "dim,"
-      "validation_nats_per_sample_step_unit,windows_per_second,elapsed_seconds\n",
-      file);
-  std::fputs(kept.c_str(), file);
-  return csv;
+  return MetricsCsv(file);
 }
 
 absl::Status MetricsCsv::Write(const TrainingReport& r) {

@@ -10,7 +10,7 @@
 namespace bflow {
 
 Backend FlowBackend() {
-  const auto options = std::make_shared<ScorerOptions>();
+  const auto options = std::make_shared<ScorerOptions>();  // complete once select has run
   Backend backend;
   backend.select = [options](const std::string& device) -> absl::StatusOr<BackendFacts> {
     BFLOW_ASSIGN_OR_RETURN(const DevicePreference preference, ParseDevicePreference(device));

@@ -17,6 +17,7 @@ foreach(t gRPC::grpc++ gRPC::grpc++_reflection protobuf::libprotobuf prometheus-
   add_library(${{t}} INTERFACE IMPORTED)
 endforeach()
 add_library(bflow_civetweb INTERFACE)
+add_library(bflow_flac INTERFACE)
 add_library(bflow_warnings INTERFACE)
 include({root}/cmake/layers.cmake)
 bflow_library(data_api LAYER data KIND INTERFACE)

@@ -70,8 +70,8 @@ struct SimtLaunch {
 // How the fibers of a block take turns, or threads instead.
 enum class SimtSchedule { kForward, kReverse, kSeeded, kThreads };
 
-// Runs `body` once for every thread of the grid. Returns "" or what the block did wrong (threads
-// that meet at different barriers, with their numbers); never anything else under kThreads.
+// Runs `body` once for every thread of the grid. Returns "", or of fibers that wait at different
+// barriers their numbers and what each waits for. Threads that do so never come back.
 std::string RunSimt(const SimtLaunch& launch, SimtSchedule schedule, const SimtBody& body,
                     uint64_t seed = 1);
 

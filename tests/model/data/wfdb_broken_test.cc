@@ -80,6 +80,8 @@ TEST_F(BrokenWfdbTest, FlacFiles) {
   ExpectError(kDamage, {"16 bits", "at most 8"});
   Write("r.hea", "r 2 125 61\nr.dat 516x2 100/mV\nr.dat 516x2 100/mV\n");
   ExpectError(kDamage, {"too short: 60"});
+  Write("r.hea", "r 2 125 99999999999\nr.dat 516x2 100/mV\nr.dat 516x2 100/mV\n");
+  ExpectError(absl::StatusCode::kResourceExhausted, {"r.hea line 2", "samples"});
   Write("r.hea", "r 2 125 60\nr.dat 516x2 100/mV\nr.dat 516 100/mV\n");
   ExpectError(absl::StatusCode::kInvalidArgument, {"line 3", "samples per frame"});
   Write("r.hea", "r 2 125 60\nr.dat 516x2+9 100/mV\nr.dat 516x2+9 100/mV\n");
