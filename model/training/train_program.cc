@@ -14,16 +14,14 @@
 #include "absl/strings/str_format.h"
 #include "base/exit_code.h"
 #include "base/file.h"
-#include "base/sha256.h"
 #include "base/status.h"
-#include "base/version.h"
 #include "model/checkpoint/repository.h"
-#include "model/data/wfdb.h"
 #include "model/scoring/anomaly.h"
 #include "model/scoring/backend.h"
 #include "model/scoring/torch_guard.h"
 #include "model/training/presets.h"
 #include "model/training/progress.h"
+#include "model/training/run_setup.h"
 #include "model/training/save_model.h"
 #include "model/training/train_state.h"
 #include "model/training/trainer.h"
@@ -32,7 +30,6 @@
 namespace bflow {
 namespace {
 
-constexpr int64_t kMaxSpecBytes = int64_t{1} << 20;
 constexpr int64_t kMaxStateBytes = int64_t{4} << 30;
 constexpr int64_t kDefaultWindow = 1024;
 // A loss that far (nats per dimension) above the first one is no noise of batches.
@@ -49,105 +46,6 @@ int CoreCount() {
   CPU_ZERO(&set);
   if (sched_getaffinity(0, sizeof(set), &set) != 0) return 1;
   return std::max(1, CPU_COUNT(&set));
-}
-
-// The preset's settings with the flags' changes.
-TrainingSettings MergeSettings(const Preset& preset, const TrainOptions& options) {
-  TrainingSettings settings = preset.settings;
-  settings.steps = options.steps.value_or(settings.steps);
-  settings.batch = options.batch.value_or(settings.batch);
-  settings.ema_decay = options.ema.value_or(settings.ema_decay);
-  settings.validate_every = options.validate_every.value_or(settings.validate_every);
-  Schedule& schedule = settings.schedule;
-  schedule.kind = options.schedule.value_or(schedule.kind);
-  schedule.learning_rate = options.learning_rate.value_or(schedule.learning_rate);
-  schedule.warmup_steps = options.warmup_steps.value_or(schedule.warmup_steps);
-  schedule.decay = options.decay.value_or(schedule.decay);
-  return settings;
-}
-
-// The spec of --spec, if given. Errors: InvalidArgument naming the flag.
-absl::StatusOr<std::optional<FlowSpec>> ReadSpecFile(const TrainOptions& options) {
-  if (options.spec_file.empty()) return std::optional<FlowSpec>();
-  absl::StatusOr<std::string> text = ReadUserFile(options.spec_file, kMaxSpecBytes);
-  if (!text.ok()) {
-    return absl::InvalidArgumentError(absl::StrCat("--spec: ", text.status().message()));
-  }
-  absl::StatusOr<FlowSpec> spec = ParseFlowSpec(*text);
-  if (!spec.ok()) {
-    return absl::InvalidArgumentError(absl::StrCat("--spec: ", spec.status().message()));
-  }
-  if (spec->architecture != "waveform") {
-    return absl::InvalidArgumentError("--spec: architecture: expected waveform");
-  }
-  if (spec->channel_count() != static_cast<int64_t>(options.signals.size())) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "--spec: ", spec->channel_count(), " channels, --signals names ", options.signals.size()));
-  }
-  if (options.window && *options.window != spec->time_steps()) {
-    return absl::InvalidArgumentError(absl::StrCat("--window: the spec's is ", spec->time_steps()));
-  }
-  return std::optional<FlowSpec>(*std::move(spec));
-}
-
-// The architecture of the file or the preset with the channels of the data.
-FlowSpec MakeSpec(const std::optional<FlowSpec>& from_file, const TrainOptions& options,
-                  const TrainingData& data) {
-  FlowSpec spec;
-  const int64_t channels = static_cast<int64_t>(data.channels().size());
-  if (from_file) {
-    spec = *from_file;
-  } else {
-    spec.levels = PublishedWaveformLevels(data.window(), channels);
-  }
-  spec.event_shape = {data.window(), channels};
-  spec.sampling_rate_hz = data.frames_per_second();
-  spec.sensitivity = options.sensitivity;
-  spec.channels = data.channels();
-  return spec;
-}
-
-// Records that cannot be read are listed and counted; the others are used.
-absl::StatusOr<TrainingData> LoadData(const TrainOptions& options, int64_t window,
-                                      int* records_failed) {
-  std::vector<WaveformRecord> records;
-  for (const std::string& path : options.data) {
-    absl::StatusOr<WaveformRecord> record = ReadWfdbRecord(path);
-    if (record.ok()) {
-      records.push_back(*std::move(record));
-      continue;
-    }
-    std::fprintf(stderr, "bflow-train: %s\n", std::string(record.status().message()).c_str());
-    ++*records_failed;
-  }
-  if (records.empty()) return absl::InvalidArgumentError("--data: no record can be read");
-  TrainingData::Request request;
-  request.signals = options.signals;
-  request.step = options.step;
-  request.window = window;
-  request.hop = options.hop.value_or(window);
-  request.fractions = {options.train_fraction, options.validation_fraction,
-                       options.calibration_fraction};
-  BFLOW_ASSIGN_OR_RETURN(TrainingData data, TrainingData::Create(std::move(records), request));
-  for (const std::string& rejected : data.rejected()) {
-    std::fprintf(stderr, "bflow-train: %s\n", rejected.c_str());
-    ++*records_failed;
-  }
-  for (const std::string& skipped : data.skipped()) {
-    std::fprintf(stderr, "skipped %s\n", skipped.c_str());
-  }
-  if (options.calibration_fraction > 0) {
-    int64_t usable = 0;
-    for (const RecordWindow& w : data.windows(DataPart::kCalibration)) {
-      if (!data.IsConstant(w)) ++usable;
-    }
-    if (usable < kFewestCalibrationWindows) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "--calibration_fraction: the part has ", usable, " windows without a constant channel, ",
-          kFewestCalibrationWindows, " are the least; use 0 to train without a calibration"));
-    }
-  }
-  return data;
 }
 
 // One run from a checked command line to the model on disk.
@@ -173,8 +71,6 @@ class Run {
   }
   RunDescription Describe(int64_t steps) const;
   void SaveStep(int64_t step);
-  // Of what decides the weights: data, spec and settings.
-  std::string Fingerprint() const;
   void SaveState(TrainState state);
   void Report(const TrainingReport& report, bool interval);
   void PrintNll(const char* part, double nll) const;
@@ -239,29 +135,12 @@ int Run::Prepare() {
   return kExitOk;
 }
 
-std::string Run::Fingerprint() const {
-  const Schedule& s = settings_.schedule;
-  std::string text =
-      absl::StrCat(kVersion, "\n", FlowSpecToJson(spec_), "\n", options_.seed, " ", settings_.steps,
-                   " ", settings_.batch, " ", settings_.ema_decay, " ", settings_.validate_every,
-                   " ", ScheduleName(s.kind), " ", s.learning_rate, " ", s.warmup_steps, " ",
-                   s.decay, " ", options_.keep ? static_cast<int>(*options_.keep) : -1);
-  constexpr int64_t kSampled = 64;  // windows of each part whose codes go in
-  for (DataPart part : {DataPart::kTrain, DataPart::kValidation}) {
-    int64_t rows = 0;
-    const std::vector<float> codes = data_->Gather(part, false, kSampled, &rows);
-    absl::StrAppend(&text, "\n", data_->windows(part).size(), " ");
-    text.append(reinterpret_cast<const char*>(codes.data()), codes.size() * sizeof(float));
-  }
-  return Sha256Hex(text);
-}
-
 int Run::FindState() {
   state_path_ = TrainStatePath(options_.out, options_.model);
-  fingerprint_ = Fingerprint();
+  fingerprint_ = Fingerprint(options_, settings_, spec_, *data_);
   if (!FileExists(state_path_)) return kExitOk;
   if (!options_.resume) {
-    std::fprintf(stderr, "starting anew; an unfinished run of this model is given up (--resume)\n");
+    std::fprintf(stderr, "starting anew; --resume would have gone on with the unfinished run\n");
     return kExitOk;
   }
   absl::StatusOr<std::string> bytes = ReadFile(state_path_, kMaxStateBytes);

@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include "model/ops/cuda/butterfly.cuh"
+#include "model/ops/cuda/butterfly_backward.cuh"
 #include "model/ops/cuda/coupling.cuh"
 #include "model/ops/cuda/per_step.cuh"
 
