@@ -16,11 +16,15 @@
 // Bytes on the heap now and at most so far, of this whole program.
 static std::atomic<size_t> live{0}, most{0};
 
-void* operator new(size_t size) {
+void* operator new(size_t size, const std::nothrow_t&) noexcept {
   void* const block = std::malloc(size);
-  if (block == nullptr) throw std::bad_alloc();
   const size_t now = live += malloc_usable_size(block);
   if (now > most) most = now;
+  return block;
+}
+void* operator new(size_t size) {
+  void* const block = operator new(size, std::nothrow);
+  if (block == nullptr) throw std::bad_alloc();
   return block;
 }
 void operator delete(void* block) noexcept {
