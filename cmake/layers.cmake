@@ -79,6 +79,9 @@ function(bflow_program name)
   target_link_libraries(${name} PRIVATE ${A_DEPS} bflow_warnings)
 endfunction()
 
+# The tests labelled tsan: those that the thread sanitizer runs, where neither LibTorch nor a gRPC server is at work.
+add_custom_target(bflow_tsan_tests)
+
 # bflow_test(base_test SRCS ... DEPS ... [LABELS ...] [DATA dir]): one GoogleTest program, one CTest
 # entry per test case; the working directory is the source root so that tests name their data by
 # a path relative to it.
@@ -90,4 +93,7 @@ function(bflow_test name)
   set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests)
   gtest_discover_tests(${name} WORKING_DIRECTORY ${PROJECT_SOURCE_DIR} DISCOVERY_TIMEOUT 60
                        PROPERTIES TIMEOUT 300 LABELS "${A_LABELS}")
+  if("tsan" IN_LIST A_LABELS)
+    add_dependencies(bflow_tsan_tests ${name})
+  endif()
 endfunction()

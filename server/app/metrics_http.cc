@@ -2,6 +2,8 @@
 
 #include <CivetServer.h>
 
+#include <chrono>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -51,16 +53,29 @@ class Pages : public CivetHandler {
 
 class CivetHttp : public MetricsHttp {
  public:
-  CivetHttp(const std::vector<std::string>& options, const Metrics* metrics,
-            std::function<bool()> live, std::function<bool()> ready)
-      : pages_(metrics, std::move(live), std::move(ready)), server_(options) {
+  CivetHttp(const std::string& host, const std::vector<std::string>& options,
+            const Metrics* metrics, std::function<bool()> live, std::function<bool()> ready)
+      : host_(host), pages_(metrics, std::move(live), std::move(ready)), server_(options) {
     server_.addHandler("/**", pages_);
   }
-  ~CivetHttp() override { server_.close(); }
+  ~CivetHttp() override {
+    // civetweb looks at its stop flag when its poll ends, after two seconds or with a connection.
+    std::jthread knock([this, port = port()](const std::stop_token& stop) {
+      char error[64];
+      while (!stop.stop_requested()) {
+        if (auto* connection = mg_connect_client(host_.c_str(), port, 0, error, sizeof(error))) {
+          mg_close_connection(connection);
+        }
+        std::this_thread::sleep_for(std::chrono::milliseconds(20));
+      }
+    });
+    server_.close();
+  }
 
   int port() const override { return const_cast<CivetServer&>(server_).getListeningPorts().at(0); }
 
  private:
+  const std::string host_;
   Pages pages_;
   CivetServer server_;
 };
@@ -77,8 +92,8 @@ absl::StatusOr<std::unique_ptr<MetricsHttp>> StartMetricsHttp(const ServerConfig
       // Short, since a connection that sends nothing holds one of the few threads for as long.
       "request_timeout_ms", "1000"};
   try {  // CivetServer's constructor reports by an exception only
-    return std::unique_ptr<MetricsHttp>(
-        std::make_unique<CivetHttp>(options, metrics, std::move(live), std::move(ready)));
+    return std::unique_ptr<MetricsHttp>(std::make_unique<CivetHttp>(
+        Numeric(config.listen.host), options, metrics, std::move(live), std::move(ready)));
   } catch (const CivetException&) {
     return absl::UnavailableError("metrics.listen: the port cannot be opened; is it in use?");
   }

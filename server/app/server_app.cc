@@ -1,6 +1,7 @@
 #include "server/app/server_app.h"
 
 #include <algorithm>
+#include <condition_variable>
 #include <system_error>
 #include <utility>
 
@@ -47,6 +48,8 @@ pb::EffectiveLimits ToLimits(const ServerConfig& config) {
   limits.set_max_message_bytes(
       static_cast<uint64_t>(std::min(config.public_listener.max_receive_message_bytes,
                                      config.public_listener.max_send_message_bytes)));
+  limits.set_max_chunk_bytes(static_cast<uint64_t>(config.stream.max_chunk_bytes));
+  limits.set_window_chunks(static_cast<uint32_t>(config.stream.window_chunks));
   for (int64_t rows : WarmUpRows(config.batching)) {
     limits.add_batch_buckets(static_cast<uint32_t>(rows));
   }
@@ -113,8 +116,10 @@ ServerApp::~ServerApp() {
 absl::Status ServerApp::StartGrpc() {
   const RequestLimits limits = {config_.limits.max_rows, config_.limits.max_samples,
                                 config_.public_listener.max_send_message_bytes};
-  const ServiceContext services = {&registry_, &batcher_,  &metrics_, &admission_,
-                                   clock_,     &draining_, limits};
+  const StreamLimits stream = {config_.stream.max_chunk_bytes, config_.stream.window_chunks,
+                               config_.stream.idle_timeout};
+  const ServiceContext services = {&registry_, &batcher_,  &metrics_, &admission_, &streams_,
+                                   clock_,     &draining_, limits,    stream};
   flow_service_ = std::make_unique<FlowServiceImpl>(services);
   model_service_ = std::make_unique<ModelServiceImpl>(
       services, ModelServiceImpl::Facts{ToLimits(config_), backend_.device, backend_.reason});
@@ -158,6 +163,7 @@ absl::Status ServerApp::Start() {
       config_.batching.worker_threads > 0 ? config_.batching.worker_threads : GrantedCores();
   try {
     workers_ = std::make_unique<WorkerPool>(&batcher_, threads, clock_);
+    idle_watch_ = std::jthread([this](const std::stop_token& stop) { WatchIdleStreams(stop); });
   } catch (const std::system_error&) {
     return absl::UnavailableError("batching.worker_threads: the system has no threads left");
   }
@@ -220,6 +226,23 @@ void ServerApp::UpdateHealth() {
   }
 }
 
+void ServerApp::WatchIdleStreams(const std::stop_token& stop) {
+  const auto period =
+      std::min<std::chrono::milliseconds>(config_.stream.idle_timeout / 4, std::chrono::seconds(1));
+  std::mutex mutex;
+  std::condition_variable_any stopped;
+  std::unique_lock<std::mutex> lock(mutex);
+  while (!stop.stop_requested()) {
+    stopped.wait_for(lock, stop, period, [] { return false; });
+    streams_.EndIdle(clock_->Now());
+  }
+}
+
+void ServerApp::RefuseNewCalls() {
+  draining_.store(true);
+  streams_.Drain();
+}
+
 void ServerApp::StopServing() {
   stopping_.store(true);
   UpdateHealth();
@@ -236,6 +259,7 @@ void ServerApp::Shutdown(std::chrono::milliseconds grace) {
   // The workers must outlive the calls: they are who finishes them.
   if (server != nullptr) server->Shutdown(clock_->WallNow() + grace);
   server.reset();
+  idle_watch_ = {};
   http_.reset();
   workers_.reset();
 }

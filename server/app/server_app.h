@@ -8,6 +8,7 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <thread>
 
 #include "absl/status/status.h"
 #include "base/clock.h"
@@ -48,9 +49,10 @@ class ServerApp {
   bool load_refused() const { return load_refused_.load(); }
 
   // The steps of a shutdown, in order. After the first, health is NOT_SERVING and calls still work;
-  // after the second, new calls are answered DRAINING; the last cuts off what runs beyond `grace`.
+  // after the second, new calls are answered DRAINING and streams read no more; the last cuts off
+  // what runs beyond `grace`.
   void StopServing();
-  void RefuseNewCalls() { draining_.store(true); }
+  void RefuseNewCalls();
   bool Idle() const { return admission_.calls() == 0; }
   void Shutdown(std::chrono::milliseconds grace);
 
@@ -59,6 +61,7 @@ class ServerApp {
  private:
   bool Ready() const { return !stopping_.load() && registry_.Ready(); }
   absl::Status StartGrpc();
+  void WatchIdleStreams(const std::stop_token& stop);
   void OnRegistryChange();
   void UpdateHealth();
 
@@ -69,6 +72,7 @@ class ServerApp {
   ModelRegistry registry_;
   Batcher batcher_;
   Admission admission_;
+  OpenStreams streams_;
   std::atomic<bool> draining_{false}, stopping_{false}, load_refused_{false}, announced_{false};
   std::unique_ptr<WorkerPool> workers_;
   std::unique_ptr<FlowServiceImpl> flow_service_;
@@ -77,6 +81,7 @@ class ServerApp {
   ListenAddress listen_, metrics_listen_;
   std::mutex health_mutex_;
   std::unique_ptr<grpc::Server> server_;
+  std::jthread idle_watch_;  // ends streams that lie idle
 };
 
 }  // namespace bflow

@@ -1,6 +1,7 @@
 #include "server/batching/batcher.h"
 
 #include <algorithm>
+#include <set>
 #include <utility>
 
 #include "server/exec/reason.h"
@@ -88,9 +89,7 @@ absl::Status Batcher::MakeRoom(const ScoreTask& task, Finished* finished) {
                    "the model's queue is full: batching.max_queue_rows or max_queue_bytes");
 }
 
-absl::Status Batcher::Enqueue(const std::shared_ptr<RunningTask>& running, Finished* finished) {
-  std::lock_guard<std::mutex> lock(mutex_);
-  if (absl::Status full = MakeRoom(running->task, finished); !full.ok()) return full;
+void Batcher::EnterQueue(const std::shared_ptr<RunningTask>& running) {
   const int64_t rows = WaitingRows(*running);
   Load& load = loads_[running->task.model];
   load.rows += rows;
@@ -99,15 +98,39 @@ absl::Status Batcher::Enqueue(const std::shared_ptr<RunningTask>& running, Finis
   metrics.queue_rows->Increment(static_cast<double>(rows));
   metrics.queue_bytes->Increment(static_cast<double>(running->task.bytes));
   metrics.queue_limit_rows->Set(static_cast<double>(options_.max_queue_rows));
+  running->queued = true;
   queue_.push_back(running);
   running->batches.size() > 1 ? work_ready_.notify_all() : work_ready_.notify_one();
+}
+
+void Batcher::OpenDoor() {
+  std::set<std::string> full;
+  std::erase_if(door_, [&](const std::shared_ptr<RunningTask>& running) {
+    const std::string& model = running->task.model;
+    if (full.count(model) > 0 || !HasRoom(running->task)) {
+      full.insert(model);
+      return false;
+    }
+    EnterQueue(running);
+    return true;
+  });
+}
+
+absl::Status Batcher::Enqueue(const std::shared_ptr<RunningTask>& running, Finished* finished) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  if (absl::Status full = MakeRoom(running->task, finished); !full.ok()) {
+    if (stopped_ || !running->task.wait_for_room) return full;
+    door_.push_back(running);
+    return absl::OkStatus();
+  }
+  EnterQueue(running);
   return absl::OkStatus();
 }
 
 absl::Status Batcher::Submit(ScoreTask task) {
   if (absl::Status dead = DeadStatus(task); !dead.ok()) return dead;
   Finished finished;
-  if (!task.ranges.empty()) {
+  if (!task.ranges.empty() && !task.wait_for_room) {
     // Also before the result is allocated: a full queue must refuse at no cost.
     absl::Status full;
     {
@@ -158,12 +181,14 @@ void Batcher::Drop(const std::shared_ptr<RunningTask>& running, absl::Status sta
 }
 
 void Batcher::SweepDead(Finished* finished) {
-  std::erase_if(queue_, [&](const std::shared_ptr<RunningTask>& running) {
-    absl::Status dead = DeadStatus(running->task);
-    if (dead.ok()) return false;
-    Drop(running, std::move(dead), finished);
-    return true;
-  });
+  for (auto* waiting : {&queue_, &door_}) {
+    std::erase_if(*waiting, [&](const std::shared_ptr<RunningTask>& running) {
+      absl::Status dead = DeadStatus(running->task);
+      if (dead.ok()) return false;
+      Drop(running, std::move(dead), finished);
+      return true;
+    });
+  }
 }
 
 std::optional<Batch> Batcher::Next() {
@@ -178,6 +203,7 @@ std::optional<Batch> Batcher::Next() {
       if (absl::Status dead = DeadStatus(running->task); !dead.ok()) {
         queue_.pop_front();
         Drop(running, std::move(dead), &finished);
+        OpenDoor();
       } else {
         if (running->next_batch == 0) {
           running->reply.queue_seconds = SecondsBetween(running->submitted, clock_->Now());
@@ -192,6 +218,7 @@ std::optional<Batch> Batcher::Next() {
           queue_.pop_front();
           LeaveQueue(*running);
         }
+        OpenDoor();
         batch = Batch{std::move(running), rows};
       }
     }
@@ -211,6 +238,7 @@ void Batcher::Complete(const Batch& batch, const absl::Status& status, double co
     if (!status.ok() && running.queued) {
       std::erase(queue_, batch.task);
       LeaveQueue(running);
+      OpenDoor();
       running.next_batch = running.batches.size();
     }
     if (!status.ok() && running.reply.status.ok()) running.reply.status = status;
@@ -232,10 +260,10 @@ void Batcher::Stop() {
   {
     std::lock_guard<std::mutex> lock(mutex_);
     stopped_ = true;
-    while (!queue_.empty()) {
-      std::shared_ptr<RunningTask> running = queue_.front();
-      queue_.pop_front();
-      Drop(running, MakeError(Reason::kDraining, "the server is shutting down"), &finished);
+    for (auto* waiting : {&queue_, &door_}) {
+      for (const std::shared_ptr<RunningTask>& running : std::exchange(*waiting, {})) {
+        Drop(running, MakeError(Reason::kDraining, "the server is shutting down"), &finished);
+      }
     }
   }
   work_ready_.notify_all();

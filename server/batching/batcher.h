@@ -1,7 +1,8 @@
 // The bounded first-come queue between the handlers and the workers. A worker takes the next rows
 // of the oldest task, at most `batch_rows_max` of them, so a large request is shared by idle
 // workers and its deadline and cancellation are looked at between batches: rows nobody waits for
-// are dropped and counted.
+// are dropped and counted. Chunks of streams wait at the door of a full queue, where each stream
+// has no more than its window; everybody else is refused.
 #ifndef BFLOW_SERVER_BATCHING_BATCHER_H_
 #define BFLOW_SERVER_BATCHING_BATCHER_H_
 
@@ -35,7 +36,7 @@ struct RunningTask {
   std::vector<RowRange> batches;
   size_t next_batch = 0;
   size_t outstanding = 0;  // batches at workers
-  bool queued = true;
+  bool queued = false;     // in the queue, and so in its counters
   SteadyTime submitted;
 };
 
@@ -48,9 +49,9 @@ class Batcher {
  public:
   Batcher(const BatcherOptions& options, const Clock* clock) : options_(options), clock_(clock) {}
 
-  // Takes the task or refuses it at once: QUEUE_FULL, EXPIRED, CLIENT_GONE, DRAINING (after Stop);
-  // `done` is called only if it was taken. A task without rows to compute is done before Submit
-  // returns.
+  // Takes the task or refuses it at once: QUEUE_FULL (never with wait_for_room), EXPIRED,
+  // CLIENT_GONE, DRAINING (after Stop); `done` is called only if it was taken. A task without rows
+  // to compute is done before Submit returns.
   absl::Status Submit(ScoreTask task);
 
   // Waits for rows to compute; nullopt after Stop. Dropped tasks are completed on the way.
@@ -75,6 +76,9 @@ class Batcher {
   // has it.
   void Drop(const std::shared_ptr<RunningTask>& running, absl::Status status, Finished* finished);
   void LeaveQueue(RunningTask& running);
+  void EnterQueue(const std::shared_ptr<RunningTask>& running);
+  // Those at the door go in as far as there is room, first come first served per model.
+  void OpenDoor();
   void SweepDead(Finished* finished);
   static void CallDone(const Finished& finished);
   bool HasRoom(const ScoreTask& task) const;
@@ -89,6 +93,7 @@ class Batcher {
   mutable std::mutex mutex_;
   std::condition_variable work_ready_;
   std::deque<std::shared_ptr<RunningTask>> queue_;
+  std::deque<std::shared_ptr<RunningTask>> door_;
   std::map<std::string, Load> loads_;
   bool stopped_ = false;
 };

@@ -59,6 +59,7 @@ struct ScoreTask {
   int64_t rows = 0;
   std::vector<RowRange> ranges;  // rows to compute, ascending; the others were found invalid
   int64_t bytes = 0;             // memory the task holds while it waits
+  bool wait_for_room = false;    // a full queue is waited out instead of refusing the task
   SteadyTime deadline = SteadyTime::max();
   std::shared_ptr<std::atomic<bool>> cancelled;  // set when the client has gone
   std::function<void(TaskReply)> done;           // on a worker's thread

@@ -213,6 +213,9 @@ pb::ServerConfig DefaultConfig() {
   batching.set_worker_threads(0);
   config.mutable_admission()->set_max_calls(1024);
   config.mutable_admission()->set_max_bytes(1024 * kMiB);
+  config.mutable_stream()->set_max_chunk_bytes(4 * kMiB);
+  config.mutable_stream()->set_window_chunks(4);
+  config.mutable_stream()->set_idle_timeout_ms(60'000);
   config.mutable_lifecycle()->set_drain_delay_ms(5000);
   config.mutable_lifecycle()->set_drain_timeout_ms(25'000);
   config.mutable_privacy()->set_core_dumps(false);
@@ -269,6 +272,20 @@ absl::StatusOr<ServerConfig> ConvertConfig(const pb::ServerConfig& from) {
       check.InRange<int64_t>("admission.max_calls", from.admission().max_calls(), 1, 1'000'000);
   to.admission.max_bytes = check.InRange<int64_t>(
       "admission.max_bytes", from.admission().max_bytes(), kMiB, uint64_t{1} << 46);
+  to.stream.max_chunk_bytes = check.InRange<int64_t>(
+      "stream.max_chunk_bytes", from.stream().max_chunk_bytes(), 1024, uint64_t{1} << 30);
+  to.stream.window_chunks =
+      check.InRange<int>("stream.window_chunks", from.stream().window_chunks(), 1, 64);
+  to.stream.idle_timeout = std::chrono::milliseconds(check.InRange<int64_t>(
+      "stream.idle_timeout_ms", from.stream().idle_timeout_ms(), 100, 3'600'000));
+  // A chunk that no message can carry, or that never finds room, would be refused for ever.
+  if (to.stream.max_chunk_bytes > to.public_listener.max_receive_message_bytes ||
+      to.stream.max_chunk_bytes > to.public_listener.max_send_message_bytes ||
+      to.stream.max_chunk_bytes > to.admission.max_bytes / 2) {
+    check.Fail(Bad("stream.max_chunk_bytes",
+                   "must fit public.max_receive_message_bytes, public.max_send_message_bytes and "
+                   "half of admission.max_bytes"));
+  }
   to.lifecycle.drain_delay = std::chrono::milliseconds(check.InRange<int64_t>(
       "lifecycle.drain_delay_ms", from.lifecycle().drain_delay_ms(), 0, 3'600'000));
   to.lifecycle.drain_timeout = std::chrono::milliseconds(check.InRange<int64_t>(

@@ -73,6 +73,11 @@ struct ServerConfig {
     int64_t max_calls;
     int64_t max_bytes;
   } admission;
+  struct Stream {
+    int64_t max_chunk_bytes;
+    int window_chunks;
+    std::chrono::milliseconds idle_timeout;
+  } stream;
   struct Lifecycle {
     std::chrono::milliseconds drain_delay;
     std::chrono::milliseconds drain_timeout;

@@ -16,7 +16,7 @@ struct Row {
 };
 
 // In the order of the enumeration.
-constexpr std::array<Row, 24> kRows = {{
+constexpr std::array<Row, 26> kRows = {{
     {"BAD_NAME", absl::StatusCode::kInvalidArgument},
     {"BAD_DTYPE", absl::StatusCode::kInvalidArgument},
     {"SHAPE_MISMATCH", absl::StatusCode::kInvalidArgument},
@@ -25,6 +25,7 @@ constexpr std::array<Row, 24> kRows = {{
     {"BAD_OPTION", absl::StatusCode::kInvalidArgument},
     {"NON_FINITE_INPUT", absl::StatusCode::kInvalidArgument},
     {"VALUE_OUT_OF_RANGE", absl::StatusCode::kInvalidArgument},
+    {"STREAM_PROTOCOL", absl::StatusCode::kInvalidArgument},
     {"MODEL_NOT_FOUND", absl::StatusCode::kNotFound},
     {"MODEL_FAILED", absl::StatusCode::kFailedPrecondition},
     {"NO_CALIBRATION", absl::StatusCode::kFailedPrecondition},
@@ -37,6 +38,7 @@ constexpr std::array<Row, 24> kRows = {{
     {"SERVER_BUSY", absl::StatusCode::kUnavailable},
     {"MODEL_LOADING", absl::StatusCode::kUnavailable},
     {"DRAINING", absl::StatusCode::kUnavailable},
+    {"STREAM_IDLE", absl::StatusCode::kUnavailable},
     {"EXPIRED", absl::StatusCode::kDeadlineExceeded},
     {"CLIENT_GONE", absl::StatusCode::kCancelled},
     {"ADMIN_LISTENER_ONLY", absl::StatusCode::kPermissionDenied},

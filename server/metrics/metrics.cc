@@ -99,9 +99,10 @@ prometheus::Counter& Metrics::OtherRequests(Operation operation, Outcome outcome
                        {"outcome", kOutcomeNames[static_cast<size_t>(outcome)]}});
 }
 
-Metrics::RpcMetrics Metrics::ForRpc(const std::string& service, const std::string& method) {
+Metrics::RpcMetrics Metrics::ForRpc(const std::string& service, const std::string& method,
+                                    const char* type) {
   RpcMetrics rpc;
-  rpc.labels = {{"grpc_type", "unary"}, {"grpc_service", service}, {"grpc_method", method}};
+  rpc.labels = {{"grpc_type", type}, {"grpc_service", service}, {"grpc_method", method}};
   rpc.started = &grpc_started.Add(rpc.labels);
   rpc.received = &grpc_received.Add(rpc.labels);
   rpc.sent = &grpc_sent.Add(rpc.labels);
@@ -132,6 +133,7 @@ Outcome OutcomeOf(const std::string& reason) {
                                                           {"EXPIRED", Outcome::kDeadline},
                                                           {"CLIENT_GONE", Outcome::kCancelled},
                                                           {"DRAINING", Outcome::kUnavailable},
+                                                          {"STREAM_IDLE", Outcome::kUnavailable},
                                                           {"MODEL_LOADING", Outcome::kUnavailable},
                                                           {"INTERNAL", Outcome::kError}};
   const auto found = outcomes.find(reason);

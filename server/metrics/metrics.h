@@ -95,7 +95,9 @@ class Metrics {
     prometheus::Histogram* handling;
     std::map<std::string, std::string> labels;
   };
-  RpcMetrics ForRpc(const std::string& service, const std::string& method);
+  // `type`: "unary", "server_stream" or "bidi_stream".
+  RpcMetrics ForRpc(const std::string& service, const std::string& method,
+                    const char* type = "unary");
   void RpcHandled(const RpcMetrics& rpc, const std::string& grpc_code);
 
  private:
@@ -118,8 +120,8 @@ class Metrics {
   Histograms grpc_handling =
       MakeHistogram("grpc_server_handling_seconds", "Time from the handler's start to its status.");
 
-  Counters requests =
-      MakeCounter("butterflyflow_requests_total", "Scoring and sampling calls, by outcome.");
+  Counters requests = MakeCounter("butterflyflow_requests_total",
+                                  "Scoring and sampling calls and chunks of streams, by outcome.");
   Counters rows = MakeCounter("butterflyflow_rows_total", "Rows computed.");
   Counters batches = MakeCounter("butterflyflow_batches_total", "Batches run by the workers.");
   Counters invalid_rows = MakeCounter("butterflyflow_invalid_rows_total",
@@ -133,6 +135,9 @@ class Metrics {
   Gauges queue_limit_rows =
       MakeGauge("butterflyflow_queue_limit_rows", "Rows that may wait before calls are refused.");
   Gauges inflight = MakeGauge("butterflyflow_inflight_requests", "Calls in handlers.");
+  Gauges open_streams = MakeGauge("butterflyflow_open_streams", "Streams in handlers.");
+  Gauges stream_pending_chunks = MakeGauge("butterflyflow_stream_pending_chunks",
+                                           "Chunks of streams that were read and not answered.");
   Counters cancelled_rows_saved = MakeCounter("butterflyflow_cancelled_rows_saved_total",
                                               "Rows not computed because the client had gone.");
   Counters deadline_dropped_rows =

@@ -1,11 +1,14 @@
 #include "server/rpc/flow_service.h"
 
-#include <algorithm>
 #include <new>
 #include <utility>
 
 #include "base/status.h"
 #include "server/exec/reason.h"
+#include "server/rpc/finish_task.h"
+#include "server/rpc/grpc_status.h"
+#include "server/rpc/sample_stream.h"
+#include "server/rpc/score_stream.h"
 
 namespace bflow {
 namespace {
@@ -14,73 +17,49 @@ namespace pb = ::butterflyflow::v1;
 
 constexpr char kService[] = "butterflyflow.v1.FlowService";
 
-void FillDuration(double seconds, google::protobuf::Duration* duration) {
-  const int64_t nanos = static_cast<int64_t>(std::max(seconds, 0.0) * 1e9);
-  duration->set_seconds(nanos / 1'000'000'000);
-  duration->set_nanos(static_cast<int32_t>(nanos % 1'000'000'000));
-}
-
 int64_t InputBytes(const pb::SampleRequest&) { return 0; }
 template <typename Request>
 int64_t InputBytes(const Request& request) {
   return static_cast<int64_t>(request.x().data().size());
 }
 
-// On a worker's thread: numbers to response, then the one Finish.
-template <typename Result, typename Response>
-void FinishTask(Call* call, const CallPlan& plan, TaskReply reply, Response* response) {
-  const ServiceContext& services = call->services();
-  ModelMetrics& metrics = *plan.model->metrics;
-  if (reply.status.ok()) {
-    const SteadyTime encode = services.clock->Now();
-    try {
-      Reply(plan, std::get<Result>(std::move(reply.result)), response);
-    } catch (const std::bad_alloc&) {
-      reply.status = MakeError(Reason::kHostOutOfMemory, "not enough memory for this reply");
-    }
-    const SteadyTime end = services.clock->Now();
-    metrics.stages[static_cast<size_t>(Stage::kCompute)]->Observe(reply.compute_seconds);
-    metrics.stages[static_cast<size_t>(Stage::kEncode)]->Observe(SecondsBetween(encode, end));
-    if (plan.want_timing) {
-      pb::Timing* timing = response->mutable_timing();
-      FillDuration(reply.queue_seconds, timing->mutable_queue());
-      FillDuration(reply.compute_seconds, timing->mutable_compute());
-      FillDuration(SecondsBetween(call->start(), end), timing->mutable_total());
-      timing->set_batches(reply.batches);
-    }
-  }
-  call->FinishWith(reply.status);
+absl::Status Decode(const pb::SampleRequest&, CallPlan&) { return absl::OkStatus(); }
+template <typename Request>
+absl::Status Decode(const Request& request, CallPlan& plan) {
+  return DecodeInput(request.x(), plan);
 }
 
 // The checks in their order, then the queue. Anything but OK is to be finished by the caller.
 template <typename Result, typename Request, typename Response>
 absl::Status Start(Call* call, const Request& request, Response* response) {
   const ServiceContext& services = call->services();
-  BFLOW_RETURN_IF_ERROR(call->Admit(InputBytes(request)));
+  CallRecord& record = call->record();
+  BFLOW_RETURN_IF_ERROR(record.Admit(InputBytes(request)));
   BFLOW_ASSIGN_OR_RETURN(ModelHandle model, FindModel(request.model(), *services.registry));
-  call->SetModel(model);
+  record.SetModel(model);
   ModelMetrics& metrics = *model->metrics;
-  BFLOW_ASSIGN_OR_RETURN(CallPlan prepared,
-                         Prepare(request, std::move(model), services.limits,
-                                 [call](int64_t bytes) { return call->TakeBytes(bytes); }));
-  auto plan = std::make_shared<CallPlan>(std::move(prepared));
-  call->SetRows(plan->task.rows);
+  BFLOW_ASSIGN_OR_RETURN(CallPlan checked, CheckCall(request, std::move(model), services.limits));
+  BFLOW_RETURN_IF_ERROR(record.TakeBytes(checked.reply_bytes));
+  BFLOW_RETURN_IF_ERROR(Decode(request, checked));
+  auto plan = std::make_shared<CallPlan>(std::move(checked));
+  record.AddRows(plan->task.rows);
   ScoreTask task = std::move(plan->task);
   plan->task.work = task.work;  // Reply reads the noise and the options as used
-  task.deadline = call->deadline();
-  task.cancelled = call->cancelled();
+  task.deadline = record.deadline();
+  task.cancelled = record.cancelled();
   task.done = [call, plan, response](TaskReply reply) {
-    FinishTask<Result>(call, *plan, std::move(reply), response);
+    call->FinishWith(FinishTask<Result>(*plan, std::move(reply), call->record().start(),
+                                        *call->services().clock, response));
   };
   metrics.stages[static_cast<size_t>(Stage::kDecode)]->Observe(
-      SecondsBetween(call->start(), services.clock->Now()));
+      SecondsBetween(record.start(), services.clock->Now()));
   return services.batcher->Submit(std::move(task));
 }
 
 template <typename Result, typename Request, typename Response>
 grpc::ServerUnaryReactor* Handle(Call* call, Operation operation, const Request& request,
                                  Response* response) {
-  call->SetOperation(operation);
+  call->record().SetOperation(operation);
   absl::Status status;
   try {
     status = Start<Result>(call, request, response);
@@ -92,13 +71,72 @@ grpc::ServerUnaryReactor* Handle(Call* call, Operation operation, const Request&
   return call;
 }
 
+// A reactor that owns its stream and lends it gRPC's operations.
+template <typename Reactor, typename Response>
+class StreamReactor : public Reactor, public StreamPort<Response> {
+ public:
+  void StartWrite(const Response* response) override { Reactor::StartWrite(response); }
+  void Finish(const absl::Status& status, const Trailers& trailers) override {
+    AddTrailers(trailers, context_);
+    Reactor::Finish(ToGrpcStatus(status));
+  }
+  void Cut() override { context_->TryCancel(); }
+  void OnDone() override { delete this; }
+
+ protected:
+  explicit StreamReactor(grpc::CallbackServerContext* context) : context_(context) {}
+
+ private:
+  grpc::CallbackServerContext* const context_;
+};
+
+class ScoreReactor final
+    : public StreamReactor<grpc::ServerBidiReactor<pb::StreamScoreRequest, pb::StreamScoreResponse>,
+                           pb::StreamScoreResponse> {
+ public:
+  ScoreReactor(const ServiceContext& services, grpc::CallbackServerContext* context,
+               const Metrics::RpcMetrics& rpc)
+      : StreamReactor(context),
+        stream_(std::make_shared<ScoreStream>(services, rpc, DeadlineOf(*context, *services.clock),
+                                              this)) {}
+  void Begin() { stream_->Start(); }
+
+  void StartRead() override { ServerBidiReactor::StartRead(stream_->read_buffer()); }
+  void OnReadDone(bool ok) override { stream_->OnReadDone(ok); }
+  void OnWriteDone(bool ok) override { stream_->OnWriteDone(ok); }
+  void OnCancel() override { stream_->OnCancel(); }
+
+ private:
+  const std::shared_ptr<ScoreStream> stream_;
+};
+
+class SampleReactor final : public StreamReactor<grpc::ServerWriteReactor<pb::StreamSampleResponse>,
+                                                 pb::StreamSampleResponse> {
+ public:
+  SampleReactor(const ServiceContext& services, grpc::CallbackServerContext* context,
+                const Metrics::RpcMetrics& rpc)
+      : StreamReactor(context),
+        stream_(std::make_shared<SampleStream>(services, rpc, DeadlineOf(*context, *services.clock),
+                                               this)) {}
+  void Begin(const pb::SampleRequest& request) { stream_->Start(request); }
+
+  void StartRead() override {}  // this stream has none
+  void OnWriteDone(bool ok) override { stream_->OnWriteDone(ok); }
+  void OnCancel() override { stream_->OnCancel(); }
+
+ private:
+  const std::shared_ptr<SampleStream> stream_;
+};
+
 }  // namespace
 
 FlowServiceImpl::FlowServiceImpl(const ServiceContext& services)
     : services_(services),
       log_likelihood_(services.metrics->ForRpc(kService, "LogLikelihood")),
       anomaly_score_(services.metrics->ForRpc(kService, "AnomalyScore")),
-      sample_(services.metrics->ForRpc(kService, "Sample")) {}
+      sample_(services.metrics->ForRpc(kService, "Sample")),
+      stream_score_(services.metrics->ForRpc(kService, "StreamScore", "bidi_stream")),
+      stream_sample_(services.metrics->ForRpc(kService, "StreamSample", "server_stream")) {}
 
 grpc::ServerUnaryReactor* FlowServiceImpl::LogLikelihood(grpc::CallbackServerContext* context,
                                                          const pb::LogLikelihoodRequest* request,
@@ -119,6 +157,20 @@ grpc::ServerUnaryReactor* FlowServiceImpl::Sample(grpc::CallbackServerContext* c
                                                   pb::SampleResponse* response) {
   return Handle<SampleResult>(new Call(services_, context, "Sample", sample_), Operation::kSample,
                               *request, response);
+}
+
+grpc::ServerBidiReactor<pb::StreamScoreRequest, pb::StreamScoreResponse>*
+FlowServiceImpl::StreamScore(grpc::CallbackServerContext* context) {
+  auto* reactor = new ScoreReactor(services_, context, stream_score_);
+  reactor->Begin();
+  return reactor;
+}
+
+grpc::ServerWriteReactor<pb::StreamSampleResponse>* FlowServiceImpl::StreamSample(
+    grpc::CallbackServerContext* context, const pb::StreamSampleRequest* request) {
+  auto* reactor = new SampleReactor(services_, context, stream_sample_);
+  reactor->Begin(request->sample());
+  return reactor;
 }
 
 }  // namespace bflow

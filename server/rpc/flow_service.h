@@ -1,6 +1,7 @@
 // FlowService on the callback API: a handler checks the request on gRPC's thread, hands a ScoreTask
 // to the Batcher and returns; the worker that finishes the task fills the response and finishes the
-// call. No model code runs on gRPC's threads and no handler waits.
+// call. No model code runs on gRPC's threads and no handler waits. Streams are ScoreStream and
+// SampleStream; the reactors here only carry their operations to gRPC.
 #ifndef BFLOW_SERVER_RPC_FLOW_SERVICE_H_
 #define BFLOW_SERVER_RPC_FLOW_SERVICE_H_
 
@@ -22,10 +23,16 @@ class FlowServiceImpl final : public butterflyflow::v1::FlowService::CallbackSer
   grpc::ServerUnaryReactor* Sample(grpc::CallbackServerContext* context,
                                    const butterflyflow::v1::SampleRequest* request,
                                    butterflyflow::v1::SampleResponse* response) override;
+  grpc::ServerBidiReactor<butterflyflow::v1::StreamScoreRequest,
+                          butterflyflow::v1::StreamScoreResponse>*
+  StreamScore(grpc::CallbackServerContext* context) override;
+  grpc::ServerWriteReactor<butterflyflow::v1::StreamSampleResponse>* StreamSample(
+      grpc::CallbackServerContext* context,
+      const butterflyflow::v1::StreamSampleRequest* request) override;
 
  private:
   const ServiceContext services_;
-  const Metrics::RpcMetrics log_likelihood_, anomaly_score_, sample_;
+  const Metrics::RpcMetrics log_likelihood_, anomaly_score_, sample_, stream_score_, stream_sample_;
 };
 
 }  // namespace bflow

@@ -1,96 +1,14 @@
 #include "server/rpc/grpc_status.h"
 
-#include <array>
-
-#include "google/rpc/error_details.pb.h"
-#include "google/rpc/status.pb.h"
-#include "server/exec/reason.h"
+#include "server/rpc/error_details.h"
 
 namespace bflow {
-namespace {
-
-constexpr size_t kMessageMax = 1024;
-constexpr int kShortPauseMs = 250;
-constexpr int kLongPauseMs = 1000;
-
-bool IsOverload(Reason reason) {
-  return reason == Reason::kQueueFull || reason == Reason::kServerBusy;
-}
-
-void AddRetry(int milliseconds, google::rpc::Status* status) {
-  google::rpc::RetryInfo retry;
-  retry.mutable_retry_delay()->set_seconds(milliseconds / 1000);
-  retry.mutable_retry_delay()->set_nanos(milliseconds % 1000 * 1'000'000);
-  status->add_details()->PackFrom(retry);
-}
-
-void AddDetails(Reason reason, const std::string& field, const std::string& message,
-                google::rpc::Status* status) {
-  google::rpc::ErrorInfo info;
-  info.set_reason(ReasonName(reason));
-  info.set_domain("butterflyflow");
-  status->add_details()->PackFrom(info);
-  switch (static_cast<absl::StatusCode>(status->code())) {
-    case absl::StatusCode::kInvalidArgument: {
-      google::rpc::BadRequest bad;
-      auto* violation = bad.add_field_violations();
-      violation->set_field(field);
-      violation->set_description(message);
-      status->add_details()->PackFrom(bad);
-      break;
-    }
-    case absl::StatusCode::kNotFound: {
-      google::rpc::ResourceInfo resource;
-      resource.set_resource_type("butterflyflow.v1.Model");
-      status->add_details()->PackFrom(resource);
-      break;
-    }
-    case absl::StatusCode::kResourceExhausted: {
-      google::rpc::QuotaFailure quota;
-      auto* violation = quota.add_violations();
-      violation->set_subject(field);
-      violation->set_description(message);
-      status->add_details()->PackFrom(quota);
-      break;
-    }
-    case absl::StatusCode::kUnavailable:
-      AddRetry(IsOverload(reason) ? kShortPauseMs : kLongPauseMs, status);
-      break;
-    default:
-      break;
-  }
-}
-
-}  // namespace
 
 grpc::Status ToGrpcStatus(const absl::Status& status) {
   if (status.ok()) return grpc::Status::OK;
-  const std::optional<Reason> known = ReasonOf(status);
-  const Reason reason = known.value_or(Reason::kInternal);
-  std::string message = known ? std::string(status.message()) : "internal error";
-  if (message.size() > kMessageMax) message.resize(kMessageMax);
-  google::rpc::Status detailed;
-  detailed.set_code(static_cast<int>(known ? status.code() : absl::StatusCode::kInternal));
-  detailed.set_message(message);
-  AddDetails(reason, FieldOf(status), message, &detailed);
-  return grpc::Status(static_cast<grpc::StatusCode>(detailed.code()), message,
+  const google::rpc::Status detailed = ToRpcStatus(status);
+  return grpc::Status(static_cast<grpc::StatusCode>(detailed.code()), detailed.message(),
                       detailed.SerializeAsString());
-}
-
-std::optional<int> RetryPushbackMs(const absl::Status& status) {
-  const std::optional<Reason> reason = ReasonOf(status);
-  if (reason && IsOverload(*reason)) return kShortPauseMs;
-  return std::nullopt;
-}
-
-std::string GrpcCodeName(grpc::StatusCode code) {
-  static constexpr std::array<const char*, 17> kNames = {
-      "OK",       "Canceled",       "Unknown",          "InvalidArgument",   "DeadlineExceeded",
-      "NotFound", "AlreadyExists",  "PermissionDenied", "ResourceExhausted", "FailedPrecondition",
-      "Aborted",  "OutOfRange",     "Unimplemented",    "Internal",          "Unavailable",
-      "DataLoss", "Unauthenticated"};
-  const int index = static_cast<int>(code);
-  return index >= 0 && index < 17 ? kNames[static_cast<size_t>(index)] : "Unknown";
 }
 
 }  // namespace bflow

@@ -134,7 +134,7 @@ grpc::ServerUnaryReactor* ModelServiceImpl::ListModels(grpc::CallbackServerConte
                                                        const pb::ListModelsRequest* request,
                                                        pb::ListModelsResponse* response) {
   Call* call = new Call(services_, context, "ListModels", list_);
-  absl::Status status = call->Admit(0);
+  absl::Status status = call->record().Admit(0);
   if (status.ok()) status = List(*request, *services_.registry, response);
   call->FinishWith(status);
   return call;
@@ -144,7 +144,7 @@ grpc::ServerUnaryReactor* ModelServiceImpl::GetModel(grpc::CallbackServerContext
                                                      const pb::GetModelRequest* request,
                                                      pb::GetModelResponse* response) {
   Call* call = new Call(services_, context, "GetModel", get_);
-  absl::Status status = call->Admit(0);
+  absl::Status status = call->record().Admit(0);
   if (status.ok()) status = Get(*request, *services_.registry, response);
   if (status.ok()) {
     *response->mutable_limits() = facts_.limits;

@@ -13,29 +13,6 @@ namespace pb = ::butterflyflow::v1;
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 constexpr double kLn2 = 0.693147180559945309417232121458;
 
-void FillModelRef(const ModelVersion& model, pb::ModelRef* ref) {
-  ref->set_name(model.name);
-  ref->set_version(model.version);
-  ref->set_manifest_sha256(model.manifest_sha256);
-}
-
-void FillDequantization(const Noise& noise, pb::Dequantization* used) {
-  used->set_row_offset(noise.row_offset);
-  switch (noise.kind) {
-    case NoiseKind::kNone:
-      used->set_kind(pb::Dequantization::KIND_NONE);
-      break;
-    case NoiseKind::kCenter:
-      used->set_kind(pb::Dequantization::KIND_CENTER);
-      break;
-    case NoiseKind::kUniform:
-      used->set_kind(pb::Dequantization::KIND_UNIFORM);
-      used->set_seed(noise.seed);
-      used->set_draws(noise.draws);
-      break;
-  }
-}
-
 // Status per row: the fault found before scoring, else the scorer's; a NaN that slipped through is
 // an overflow, since NaN is never sent.
 std::vector<RowStatus> MergeStatus(const CallPlan& plan, const std::vector<RowStatus>& scored,
@@ -87,6 +64,29 @@ void FillRates(const CallPlan& plan, const std::vector<double>& log_prob, Respon
 }
 
 }  // namespace
+
+void FillModelRef(const ModelVersion& model, pb::ModelRef* ref) {
+  ref->set_name(model.name);
+  ref->set_version(model.version);
+  ref->set_manifest_sha256(model.manifest_sha256);
+}
+
+void FillDequantization(const Noise& noise, pb::Dequantization* used) {
+  used->set_row_offset(noise.row_offset);
+  switch (noise.kind) {
+    case NoiseKind::kNone:
+      used->set_kind(pb::Dequantization::KIND_NONE);
+      break;
+    case NoiseKind::kCenter:
+      used->set_kind(pb::Dequantization::KIND_CENTER);
+      break;
+    case NoiseKind::kUniform:
+      used->set_kind(pb::Dequantization::KIND_UNIFORM);
+      used->set_seed(noise.seed);
+      used->set_draws(noise.draws);
+      break;
+  }
+}
 
 void Reply(const CallPlan& plan, LogLikelihoodResult result, pb::LogLikelihoodResponse* response) {
   const ModelSignature& signature = plan.model->scorer->signature();

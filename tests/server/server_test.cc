@@ -83,7 +83,8 @@ TEST_F(ServerTest, QueueDeadlineAndCancellation) {
 // 16,200 rows of 32 bytes and a reply of about as many do not fit 1 MiB together: the call is
 // refused before a value is looked at, and its bytes are given back.
 TEST_F(ServerTest, AFullAdmissionCounterRefusesBeforeTheValuesAreRead) {
-  ASSERT_TRUE(StartWith("admission { max_bytes: 1048576 }").ok());
+  ASSERT_TRUE(
+      StartWith("admission { max_bytes: 1048576 } stream { max_chunk_bytes: 524288 }").ok());
   std::vector<float> values(16'200 * 8, std::numeric_limits<float>::quiet_NaN());
   pb::LogLikelihoodRequest request = Request({1});
   *request.mutable_x() = FloatTensor(values);

@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <random>
 #include <utility>
 
@@ -46,6 +47,7 @@ absl::Status CheckOptions(const pb::RequestOptions& options, CallPlan& plan) {
   if (options.request_id().size() > 128) {
     return BadOption("options.request_id", "takes a UUID, at most 128 bytes");
   }
+  plan.mark_invalid = options.invalid_rows() == pb::INVALID_ROW_POLICY_MARK;
   plan.request_id = options.request_id();
   plan.want_timing = options.return_timing();
   return absl::OkStatus();
@@ -88,19 +90,19 @@ absl::StatusOr<Noise> CheckNoise(const Dequantization& wanted, bool quantised) {
   return noise;
 }
 
-absl::Status CheckLimits(const char* field, int64_t rows, int64_t rows_max, int64_t reply_bytes,
-                         int64_t reply_max) {
+absl::Status CheckLimits(const char* field, const char* stream, int64_t rows, int64_t rows_max,
+                         int64_t reply_bytes, int64_t reply_max) {
   if (rows > rows_max) {
     return MakeError(Reason::kLimitExceeded,
                      absl::StrCat(field, ": ", rows, " rows, at most ", rows_max,
-                                  " per call (limits.max_rows, max_samples); send several calls"),
+                                  " per call (limits.max_rows, max_samples); use ", stream),
                      field);
   }
   if (reply_bytes > reply_max) {
     return MakeError(
         Reason::kLimitExceeded,
         absl::StrCat(field, ": the reply would take about ", reply_bytes, " bytes, at most ",
-                     reply_max, " (public.max_send_message_bytes); send several calls"),
+                     reply_max, " (public.max_send_message_bytes); use ", stream),
         field);
   }
   return absl::OkStatus();
@@ -144,26 +146,6 @@ std::vector<RowRange> ValidRanges(const std::vector<RowStatus>& status) {
   return ranges;
 }
 
-// Checks 7 for rows that came with the request; completes the task.
-absl::Status TakeRows(const pb::Tensor& x, int64_t rows, NoiseKind noise,
-                      pb::InvalidRowPolicy policy, CallPlan& plan) {
-  const ModelSignature& signature = plan.model->scorer->signature();
-  DecodedRows decoded = DecodeRows(x, rows, signature, noise);
-  for (RowStatus status : decoded.status) {
-    if (status == RowStatus::kOk) continue;
-    const InvalidRow reason =
-        status == RowStatus::kOutOfRange ? InvalidRow::kOutOfRange : InvalidRow::kNonFiniteInput;
-    plan.model->metrics->invalid_rows[static_cast<size_t>(reason)]->Increment();
-  }
-  if (policy != pb::INVALID_ROW_POLICY_MARK) BFLOW_RETURN_IF_ERROR(RejectInvalid(decoded.status));
-  plan.task.rows = rows;
-  plan.task.ranges = ValidRanges(decoded.status);
-  plan.task.bytes = static_cast<int64_t>(decoded.batch.values.size() * sizeof(float));
-  plan.task.x = std::move(decoded.batch);
-  plan.status = std::move(decoded.status);
-  return absl::OkStatus();
-}
-
 CallPlan NewPlan(ModelHandle model) {
   CallPlan plan;
   plan.task.scorer = std::shared_ptr<const Scorer>(model, model->scorer.get());
@@ -171,6 +153,19 @@ CallPlan NewPlan(ModelHandle model) {
   plan.task.model = model->name;
   plan.model = std::move(model);
   return plan;
+}
+
+// Check 3.
+absl::Status CheckCanScore(const pb::AnomalyScoreRequest& request,
+                           const ModelSignature& signature) {
+  if (!signature.can_score_anomaly) {
+    return MakeError(Reason::kNoCalibration, "model: has no calibration, so no anomaly score");
+  }
+  if (request.want_attribution()) {
+    return MakeError(Reason::kAttributionUnsupported,
+                     "want_attribution: not offered by this model");
+  }
+  return absl::OkStatus();
 }
 
 bool RangeFits(const ModelSignature& signature, double low, double high) {
@@ -235,42 +230,39 @@ absl::StatusOr<ModelHandle> FindModel(const pb::ModelSelector& selector,
   return registry.Find(selector.name(), version, label);
 }
 
-absl::StatusOr<CallPlan> Prepare(const pb::LogLikelihoodRequest& request, ModelHandle model,
-                                 const RequestLimits& limits, TakeReplyBytes take) {
+absl::StatusOr<CallPlan> CheckOpen(const pb::LogLikelihoodRequest& request, ModelHandle model) {
   CallPlan plan = NewPlan(std::move(model));
-  const ModelSignature& signature = plan.model->scorer->signature();
-  BFLOW_ASSIGN_OR_RETURN(const int64_t rows, CheckTensor(request.x(), signature));
   LogLikelihoodWork work;
-  BFLOW_ASSIGN_OR_RETURN(work.noise, CheckNoise(request.dequantization(), signature.quantised));
+  BFLOW_ASSIGN_OR_RETURN(
+      work.noise, CheckNoise(request.dequantization(), plan.model->scorer->signature().quantised));
   work.want_latent = request.want_latent();
   if (work.want_latent && work.noise.draws > 1) {
     return BadOption("want_latent", "needs dequantization.draws of at most 1");
   }
   BFLOW_RETURN_IF_ERROR(CheckOptions(request.options(), plan));
-  // Rows are bounded by the bytes of the request, so these products cannot overflow.
-  plan.reply_bytes = kReplyOverhead + rows * (4 * 8 + 1) +
-                     (work.want_latent ? rows * signature.event_size() * 4 : 0);
-  BFLOW_RETURN_IF_ERROR(
-      CheckLimits("x", rows, limits.max_rows, plan.reply_bytes, limits.max_reply_bytes));
-  BFLOW_RETURN_IF_ERROR(take(plan.reply_bytes));
-  BFLOW_RETURN_IF_ERROR(
-      TakeRows(request.x(), rows, work.noise.kind, request.options().invalid_rows(), plan));
+  plan.input_noise = work.noise.kind;
   plan.task.work = work;
   return plan;
 }
 
-absl::StatusOr<CallPlan> Prepare(const pb::AnomalyScoreRequest& request, ModelHandle model,
-                                 const RequestLimits& limits, TakeReplyBytes take) {
+absl::StatusOr<CallPlan> CheckCall(const pb::LogLikelihoodRequest& request, ModelHandle model,
+                                   const RequestLimits& limits) {
+  const ModelSignature& signature = model->scorer->signature();
+  BFLOW_ASSIGN_OR_RETURN(const int64_t rows, CheckTensor(request.x(), signature));
+  BFLOW_ASSIGN_OR_RETURN(CallPlan plan, CheckOpen(request, std::move(model)));
+  plan.task.rows = rows;
+  // Rows are bounded by the bytes of the request, so these products cannot overflow.
+  plan.reply_bytes = kReplyOverhead + rows * (4 * 8 + 1) +
+                     (request.want_latent() ? rows * signature.event_size() * 4 : 0);
+  BFLOW_RETURN_IF_ERROR(CheckLimits("x", "StreamScore", rows, limits.max_rows, plan.reply_bytes,
+                                    limits.max_reply_bytes));
+  return plan;
+}
+
+absl::StatusOr<CallPlan> CheckOpen(const pb::AnomalyScoreRequest& request, ModelHandle model) {
   CallPlan plan = NewPlan(std::move(model));
   const ModelSignature& signature = plan.model->scorer->signature();
-  if (!signature.can_score_anomaly) {
-    return MakeError(Reason::kNoCalibration, "model: has no calibration, so no anomaly score");
-  }
-  if (request.want_attribution()) {
-    return MakeError(Reason::kAttributionUnsupported,
-                     "want_attribution: not offered by this model");
-  }
-  BFLOW_ASSIGN_OR_RETURN(const int64_t rows, CheckTensor(request.x(), signature));
+  BFLOW_RETURN_IF_ERROR(CheckCanScore(request, signature));
   plan.alpha = request.has_alpha() ? request.alpha() : signature.alpha;
   if (!(plan.alpha > 0 && plan.alpha < 1)) {
     return BadOption("alpha", "takes a number between 0 and 1, both excluded");
@@ -283,21 +275,45 @@ absl::StatusOr<CallPlan> Prepare(const pb::AnomalyScoreRequest& request, ModelHa
                      signature.calibration_rows, " rows"),
         "alpha");
   }
-  const int64_t features = static_cast<int64_t>(signature.feature_names.size());
   plan.want_contributions = request.want_contributions();
-  plan.reply_bytes = kReplyOverhead + rows * (7 * 8 + 3) +
-                     (plan.want_contributions ? rows * features * 8 : 0) + features * 64;
-  BFLOW_RETURN_IF_ERROR(
-      CheckLimits("x", rows, limits.max_rows, plan.reply_bytes, limits.max_reply_bytes));
-  BFLOW_RETURN_IF_ERROR(take(plan.reply_bytes));
-  BFLOW_RETURN_IF_ERROR(TakeRows(request.x(), rows, signature.calibration_noise,
-                                 request.options().invalid_rows(), plan));
+  plan.input_noise = signature.calibration_noise;
   plan.task.work = AnomalyWork{plan.want_contributions};
   return plan;
 }
 
-absl::StatusOr<CallPlan> Prepare(const pb::SampleRequest& request, ModelHandle model,
-                                 const RequestLimits& limits, TakeReplyBytes take) {
+absl::StatusOr<CallPlan> CheckCall(const pb::AnomalyScoreRequest& request, ModelHandle model,
+                                   const RequestLimits& limits) {
+  const ModelSignature& signature = model->scorer->signature();
+  BFLOW_RETURN_IF_ERROR(CheckCanScore(request, signature));
+  BFLOW_ASSIGN_OR_RETURN(const int64_t rows, CheckTensor(request.x(), signature));
+  BFLOW_ASSIGN_OR_RETURN(CallPlan plan, CheckOpen(request, std::move(model)));
+  plan.task.rows = rows;
+  const int64_t features = static_cast<int64_t>(signature.feature_names.size());
+  plan.reply_bytes = kReplyOverhead + rows * (7 * 8 + 3) +
+                     (plan.want_contributions ? rows * features * 8 : 0) + features * 64;
+  BFLOW_RETURN_IF_ERROR(CheckLimits("x", "StreamScore", rows, limits.max_rows, plan.reply_bytes,
+                                    limits.max_reply_bytes));
+  return plan;
+}
+
+absl::Status DecodeInput(const pb::Tensor& x, CallPlan& plan) {
+  const ModelSignature& signature = plan.model->scorer->signature();
+  DecodedRows decoded = DecodeRows(x, plan.task.rows, signature, plan.input_noise);
+  for (RowStatus status : decoded.status) {
+    if (status == RowStatus::kOk) continue;
+    const InvalidRow reason =
+        status == RowStatus::kOutOfRange ? InvalidRow::kOutOfRange : InvalidRow::kNonFiniteInput;
+    plan.model->metrics->invalid_rows[static_cast<size_t>(reason)]->Increment();
+  }
+  if (!plan.mark_invalid) BFLOW_RETURN_IF_ERROR(RejectInvalid(decoded.status));
+  plan.task.ranges = ValidRanges(decoded.status);
+  plan.task.bytes = static_cast<int64_t>(decoded.batch.values.size() * sizeof(float));
+  plan.task.x = std::move(decoded.batch);
+  plan.status = std::move(decoded.status);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<CallPlan> CheckOpen(const pb::SampleRequest& request, ModelHandle model) {
   CallPlan plan = NewPlan(std::move(model));
   const ModelSignature& signature = plan.model->scorer->signature();
   if (!signature.can_sample) {
@@ -308,6 +324,9 @@ absl::StatusOr<CallPlan> Prepare(const pb::SampleRequest& request, ModelHandle m
   options.rows = request.num_samples();
   options.seed = request.has_seed() ? request.seed() : DrawSeed();
   options.first_row = request.first_row();
+  if (options.first_row > std::numeric_limits<uint64_t>::max() - request.num_samples()) {
+    return BadOption("first_row", "first_row + num_samples exceeds 2^64 - 1");
+  }
   options.temperature = request.has_temperature() ? request.temperature() : 1.0;
   if (!(options.temperature > 0 && options.temperature <= 4)) {
     return BadOption("temperature", "takes a number above 0 and at most 4");
@@ -315,16 +334,28 @@ absl::StatusOr<CallPlan> Prepare(const pb::SampleRequest& request, ModelHandle m
   options.want_log_prob = request.want_log_prob();
   BFLOW_RETURN_IF_ERROR(CheckSampleFormat(request, signature, &options.codes, &plan.sample_dtype));
   BFLOW_RETURN_IF_ERROR(CheckOptions(request.options(), plan));
-  // At most 2^32 samples of at most 2^31 bytes: no overflow.
-  const int64_t row_bytes = signature.event_size() * ElementSize(plan.sample_dtype) + 8;
-  plan.reply_bytes = kReplyOverhead + options.rows * row_bytes;
-  BFLOW_RETURN_IF_ERROR(CheckLimits("num_samples", options.rows, limits.max_samples,
-                                    plan.reply_bytes, limits.max_reply_bytes));
-  BFLOW_RETURN_IF_ERROR(take(plan.reply_bytes));
-  plan.task.rows = options.rows;
-  plan.task.ranges = {{0, options.rows}};
-  plan.task.bytes = options.rows * signature.event_size() * static_cast<int64_t>(sizeof(float));
   plan.task.work = SampleWork{options};
+  SetSampleRows(options.first_row, options.rows, plan);
+  return plan;
+}
+
+void SetSampleRows(uint64_t first_row, int64_t rows, CallPlan& plan) {
+  SampleOptions& options = std::get<SampleWork>(plan.task.work).options;
+  options.first_row = first_row;
+  options.rows = rows;
+  // At most 2^32 samples of at most 2^31 bytes: no overflow.
+  const int64_t event_size = plan.model->scorer->signature().event_size();
+  plan.reply_bytes = kReplyOverhead + rows * (event_size * ElementSize(plan.sample_dtype) + 8);
+  plan.task.rows = rows;
+  plan.task.ranges = {{0, rows}};
+  plan.task.bytes = rows * event_size * static_cast<int64_t>(sizeof(float));
+}
+
+absl::StatusOr<CallPlan> CheckCall(const pb::SampleRequest& request, ModelHandle model,
+                                   const RequestLimits& limits) {
+  BFLOW_ASSIGN_OR_RETURN(CallPlan plan, CheckOpen(request, std::move(model)));
+  BFLOW_RETURN_IF_ERROR(CheckLimits("num_samples", "StreamSample", plan.task.rows,
+                                    limits.max_samples, plan.reply_bytes, limits.max_reply_bytes));
   return plan;
 }
 

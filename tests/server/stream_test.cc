@@ -1,0 +1,405 @@
+// StreamScore and StreamSample through real gRPC: the contract of a stream, in order, and what each
+// end of it looks like.
+#include <thread>
+
+#include "tests/server/server_fixture.h"
+
+namespace bflow {
+namespace {
+
+using grpc::StatusCode;
+
+using ScoreCall = grpc::ClientReaderWriter<pb::StreamScoreRequest, pb::StreamScoreResponse>;
+
+pb::StreamScoreRequest OpenRequest(const std::string& model = "ecg") {
+  pb::StreamScoreRequest request;
+  request.mutable_open()->mutable_model()->set_name(model);
+  request.mutable_open()->mutable_options()->set_score_dtype(pb::DATA_TYPE_FP64);
+  return request;
+}
+
+pb::StreamScoreRequest ChunkRequest(uint64_t index, const std::vector<int16_t>& firsts,
+                                    uint64_t first_row = 0) {
+  pb::StreamScoreRequest request;
+  request.mutable_chunk()->set_index(index);
+  request.mutable_chunk()->set_first_row(first_row);
+  *request.mutable_chunk()->mutable_x() = CodeTensor(firsts);
+  return request;
+}
+
+class StreamTest : public ServerTest {
+ protected:
+  // Sends the messages, then reads to the end.
+  struct Outcome {
+    std::vector<pb::StreamScoreResponse> replies;
+    Answer end;
+    std::map<std::string, std::string> trailers;
+  };
+  Outcome Run(const std::vector<pb::StreamScoreRequest>& messages, int deadline_ms = 10'000) {
+    Outcome outcome;
+    grpc::ClientContext context;
+    context.set_deadline(std::chrono::system_clock::now() + std::chrono::milliseconds(deadline_ms));
+    const std::unique_ptr<ScoreCall> call = flow_->StreamScore(&context);
+    std::thread writer([&] {
+      for (const pb::StreamScoreRequest& message : messages) {
+        if (!call->Write(message)) return;
+      }
+      call->WritesDone();
+    });
+    pb::StreamScoreResponse reply;
+    while (call->Read(&reply)) outcome.replies.push_back(reply);
+    writer.join();
+    outcome.end = Explain(call->Finish());
+    for (const auto& [key, value] : context.GetServerTrailingMetadata()) {
+      outcome.trailers[std::string(key.data(), key.size())] =
+          std::string(value.data(), value.size());
+    }
+    return outcome;
+  }
+  double Gauge(const std::string& line) {
+    const std::string text = app_->metrics().Scrape();
+    const size_t at = text.find(line + " ");
+    return at == std::string::npos ? -1 : std::stod(text.substr(at + line.size()));
+  }
+};
+
+TEST_F(StreamTest, AnswersEachChunkInOrderAsAUnaryCallWould) {
+  ASSERT_TRUE(StartWith("batching { batch_rows_max: 2 worker_threads: 3 }").ok());
+  control_->delay_ms = 2;
+  std::vector<pb::StreamScoreRequest> messages = {OpenRequest()};
+  messages[0].mutable_open()->mutable_dequantization()->set_seed(7);
+  std::vector<std::vector<int16_t>> rows;
+  for (int16_t c = 0; c < 20; ++c) {
+    std::vector<int16_t> chunk;
+    for (int16_t r = 0; r <= c % 5; ++r) chunk.push_back(static_cast<int16_t>(c + r));
+    messages.push_back(
+        ChunkRequest(static_cast<uint64_t>(c), chunk, 100u * static_cast<uint64_t>(c)));
+    messages.back().mutable_chunk()->set_row_keys("key " + std::to_string(c));
+    rows.push_back(chunk);
+  }
+  const Outcome outcome = Run(messages);
+  ASSERT_EQ(outcome.end.code, StatusCode::OK) << outcome.end.message;
+  ASSERT_EQ(outcome.replies.size(), 21u);
+  const auto& opened = outcome.replies[0].opened();
+  EXPECT_EQ(opened.model().version(), 2);
+  EXPECT_EQ(opened.window_chunks(), 4u);
+  EXPECT_EQ(opened.max_chunk_bytes(), 4u << 20);
+  EXPECT_EQ(opened.dequantization().kind(), pb::Dequantization::KIND_UNIFORM);
+  EXPECT_EQ(opened.dequantization().seed(), 7u);
+  for (size_t c = 0; c < rows.size(); ++c) {
+    const auto& result = outcome.replies[c + 1].result();
+    EXPECT_EQ(result.index(), c);
+    EXPECT_EQ(result.row_keys(), "key " + std::to_string(c));
+    pb::LogLikelihoodRequest unary = Request(rows[c]);
+    unary.mutable_dequantization()->set_seed(7);
+    unary.mutable_dequantization()->set_row_offset(100 * c);
+    pb::LogLikelihoodResponse expected;
+    ASSERT_EQ(LogLikelihood(unary, &expected).code, StatusCode::OK);
+    EXPECT_EQ(result.log_likelihood().SerializeAsString(), expected.SerializeAsString());
+  }
+  EXPECT_EQ(outcome.trailers.at("butterflyflow-model-version"), "2");
+  EXPECT_EQ(outcome.trailers.at("butterflyflow-call-id").size(), 16u);
+  EXPECT_EQ(Gauge("butterflyflow_open_streams{operation=\"log_likelihood\"}"), 0);
+  EXPECT_EQ(Gauge("butterflyflow_stream_pending_chunks{operation=\"log_likelihood\"}"), 0);
+  EXPECT_EQ(Gauge("butterflyflow_requests_total{api=\"typed\",model=\"ecg\",operation="
+                  "\"log_likelihood\",outcome=\"ok\",version=\"2\"}"),
+            40)
+      << "20 chunks and 20 unary calls";
+}
+
+TEST_F(StreamTest, OneSeedForAllChunksWhereTheServerDrawsIt) {
+  ASSERT_TRUE(StartWith("").ok());
+  const Outcome outcome = Run({OpenRequest(), ChunkRequest(0, {5}), ChunkRequest(1, {5})});
+  ASSERT_EQ(outcome.replies.size(), 3u);
+  ASSERT_TRUE(outcome.replies[0].opened().dequantization().has_seed());
+  EXPECT_EQ(outcome.replies[1].result().log_likelihood().log_prob().data(),
+            outcome.replies[2].result().log_likelihood().log_prob().data())
+      << "the same random-number row of the same seed";
+}
+
+TEST_F(StreamTest, ScoresAnomaliesAndMarksBadRows) {
+  ASSERT_TRUE(StartWith("").ok());
+  pb::StreamScoreRequest open = OpenRequest();
+  open.mutable_open()->set_want_anomaly(true);
+  open.mutable_open()->set_want_contributions(true);
+  open.mutable_open()->set_alpha(0.02);
+  const Outcome outcome = Run({open, ChunkRequest(0, {100, 3, 128})});
+  ASSERT_EQ(outcome.end.code, StatusCode::OK) << outcome.end.message;
+  ASSERT_EQ(outcome.replies.size(), 2u);
+  EXPECT_EQ(outcome.replies[0].opened().dequantization().kind(), pb::Dequantization::KIND_CENTER);
+  const pb::AnomalyScoreResponse& anomaly = outcome.replies[1].result().anomaly();
+  EXPECT_EQ(anomaly.flagged(), std::string("\1\0\1", 3));
+  EXPECT_EQ(anomaly.row_status(), std::string("\0\0\3", 3)) << "MARK is a stream's default";
+  EXPECT_EQ(anomaly.contributions().shape(1), 2);
+  EXPECT_EQ(anomaly.alpha(), 0.02);
+}
+
+TEST_F(StreamTest, AFaultOfOneChunkIsItsAnswerAndTheStreamGoesOn) {
+  ASSERT_TRUE(StartWith("stream { max_chunk_bytes: 1024 } limits { max_rows: 40 }").ok());
+  pb::StreamScoreRequest open = OpenRequest();
+  open.mutable_open()->mutable_options()->set_invalid_rows(pb::INVALID_ROW_POLICY_REJECT);
+  std::vector<pb::StreamScoreRequest> messages = {open};
+  messages.push_back(ChunkRequest(0, {1}));
+  messages.push_back(ChunkRequest(1, {1}));
+  messages.back().mutable_chunk()->mutable_x()->set_shape(1, 5);
+  messages.push_back(ChunkRequest(2, {128}));
+  messages.push_back(ChunkRequest(3, std::vector<int16_t>(65, 1)));
+  messages.push_back(ChunkRequest(4, std::vector<int16_t>(41, 1)));
+  messages.push_back(ChunkRequest(5, {1}));
+  messages.back().mutable_chunk()->mutable_row_keys()->resize((256 << 10) + 1);
+  messages.push_back(ChunkRequest(6, {1}, ~uint64_t{0}));
+  messages.push_back(ChunkRequest(7, {2}));
+  const Outcome outcome = Run(messages);
+  EXPECT_EQ(outcome.end.code, StatusCode::OK) << outcome.end.message;
+  ASSERT_EQ(outcome.replies.size(), 9u);
+  const auto reason = [&](size_t index) {
+    const auto& error = outcome.replies[index + 1].result().error();
+    EXPECT_EQ(outcome.replies[index + 1].result().index(), index);
+    google::rpc::ErrorInfo info;
+    return error.details_size() > 0 && error.details(0).UnpackTo(&info) ? info.reason() : "";
+  };
+  EXPECT_EQ(reason(0), "");
+  EXPECT_EQ(reason(1), "SHAPE_MISMATCH");
+  EXPECT_EQ(reason(2), "VALUE_OUT_OF_RANGE");
+  EXPECT_EQ(reason(3), "LIMIT_EXCEEDED");
+  EXPECT_EQ(reason(4), "LIMIT_EXCEEDED");
+  EXPECT_EQ(reason(5), "LIMIT_EXCEEDED");
+  EXPECT_EQ(reason(6), "BAD_OPTION");
+  EXPECT_EQ(Values<double>(outcome.replies[8].result().log_likelihood().log_prob()).size(), 1u);
+}
+
+TEST_F(StreamTest, ABrokenProtocolEndsTheStreamAfterTheAnswersBeforeIt) {
+  ASSERT_TRUE(StartWith("").ok());
+  struct Case {
+    std::vector<pb::StreamScoreRequest> messages;
+    size_t replies;
+  };
+  pb::StreamScoreRequest resumed = OpenRequest();
+  resumed.mutable_open()->set_resume_from(5);
+  const std::vector<Case> cases = {
+      {{ChunkRequest(0, {1})}, 0},
+      {{pb::StreamScoreRequest()}, 0},
+      {{OpenRequest(), OpenRequest()}, 1},
+      {{OpenRequest(), pb::StreamScoreRequest()}, 1},
+      {{OpenRequest(), ChunkRequest(1, {1})}, 1},
+      {{OpenRequest(), ChunkRequest(0, {1}), ChunkRequest(0, {1})}, 2},
+      {{OpenRequest(), ChunkRequest(0, {1}), ChunkRequest(2, {1})}, 2},
+      {{resumed, ChunkRequest(0, {1})}, 1},
+  };
+  for (size_t i = 0; i < cases.size(); ++i) {
+    const Outcome outcome = Run(cases[i].messages);
+    EXPECT_EQ(outcome.end.code, StatusCode::INVALID_ARGUMENT) << i;
+    EXPECT_EQ(outcome.end.reason, "STREAM_PROTOCOL") << i;
+    EXPECT_EQ(outcome.replies.size(), cases[i].replies) << i;
+  }
+  const Outcome good = Run({resumed, ChunkRequest(5, {1}), ChunkRequest(6, {2})});
+  EXPECT_EQ(good.end.code, StatusCode::OK);
+  EXPECT_EQ(good.replies.size(), 3u);
+}
+
+TEST_F(StreamTest, WhatAStreamCannotOpenWith) {
+  ASSERT_TRUE(StartWith("").ok());
+  const auto refused = [&](const char* reason, const char* field, auto change) {
+    pb::StreamScoreRequest request = OpenRequest();
+    change(*request.mutable_open());
+    const Outcome outcome = Run({request, ChunkRequest(0, {1})});
+    EXPECT_EQ(outcome.end.reason, reason) << outcome.end.message;
+    EXPECT_EQ(outcome.end.field, field);
+    EXPECT_EQ(outcome.replies.size(), 0u);
+  };
+  using Open = pb::StreamScoreRequest::Open;
+  refused("BAD_NAME", "model.name", [](Open& o) { o.mutable_model()->set_name("../canary"); });
+  refused("MODEL_NOT_FOUND", "", [](Open& o) { o.mutable_model()->set_name("canary"); });
+  refused("NO_CALIBRATION", "", [](Open& o) {
+    o.mutable_model()->set_name("plain");
+    o.set_want_anomaly(true);
+  });
+  refused("BAD_OPTION", "open.alpha", [](Open& o) { o.set_alpha(0.1); });
+  refused("BAD_OPTION", "open.want_contributions", [](Open& o) { o.set_want_contributions(true); });
+  refused("BAD_OPTION", "open.want_attribution", [](Open& o) { o.set_want_attribution(true); });
+  refused("BAD_OPTION", "open.dequantization", [](Open& o) {
+    o.set_want_anomaly(true);
+    o.mutable_dequantization();
+  });
+  refused("BAD_OPTION", "open.dequantization.row_offset",
+          [](Open& o) { o.mutable_dequantization()->set_row_offset(1); });
+  refused("BAD_OPTION", "dequantization.draws",
+          [](Open& o) { o.mutable_dequantization()->set_draws(65); });
+  refused("BAD_OPTION", "options.priority", [](Open& o) { o.mutable_options()->set_priority(3); });
+  refused("BAD_OPTION", "alpha", [](Open& o) {
+    o.set_want_anomaly(true);
+    o.set_alpha(1);
+  });
+}
+
+TEST_F(StreamTest, AFullQueueAndFullCountersSlowAStreamAndFailNothing) {
+  ASSERT_TRUE(StartWith("batching { max_queue_rows: 1 batch_rows_max: 1 worker_threads: 1 } "
+                        "stream { max_chunk_bytes: 8192 window_chunks: 8 } "
+                        "admission { max_bytes: 1048576 }")
+                  .ok());
+  control_->delay_ms = 1;
+  std::vector<std::thread> clients;
+  std::atomic<int> good{0};
+  for (int client = 0; client < 6; ++client) {
+    clients.emplace_back([&, client] {
+      grpc::ClientContext context;
+      const std::unique_ptr<ScoreCall> call =
+          pb::FlowService::NewStub(channel_)->StreamScore(&context);
+      call->Write(OpenRequest());
+      std::thread writer([&] {
+        for (uint64_t c = 0; c < 12; ++c) {
+          pb::StreamScoreRequest chunk = ChunkRequest(c, {static_cast<int16_t>(client), 9});
+          chunk.mutable_chunk()->mutable_row_keys()->resize(200 << 10);
+          call->Write(chunk);
+        }
+        call->WritesDone();
+      });
+      pb::StreamScoreResponse reply;
+      int results = 0;
+      while (call->Read(&reply)) results += reply.result().has_log_likelihood();
+      writer.join();
+      good += call->Finish().ok() && results == 12;
+    });
+  }
+  for (std::thread& client : clients) client.join();
+  EXPECT_EQ(good, 6);
+}
+
+TEST_F(StreamTest, ACancelledStreamCostsNothingMore) {
+  ASSERT_TRUE(StartWith("batching { batch_rows_max: 1 worker_threads: 1 }").ok());
+  control_->delay_ms = 20;
+  const int64_t before = control_->rows;
+  {
+    grpc::ClientContext context;
+    const std::unique_ptr<ScoreCall> call = flow_->StreamScore(&context);
+    call->Write(OpenRequest());
+    for (uint64_t c = 0; c < 3; ++c) call->Write(ChunkRequest(c, std::vector<int16_t>(50, 1)));
+    pb::StreamScoreResponse reply;
+    ASSERT_TRUE(call->Read(&reply));
+    context.TryCancel();
+    EXPECT_EQ(call->Finish().error_code(), StatusCode::CANCELLED);
+  }
+  while (!app_->Idle()) std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  EXPECT_LT(control_->rows - before, 100) << "of 150";
+  EXPECT_EQ(Gauge("butterflyflow_open_streams{operation=\"log_likelihood\"}"), 0);
+  EXPECT_LE(Gauge("butterflyflow_stream_pending_chunks{operation=\"log_likelihood\"}"), 0)
+      << "-1: no chunk had been read";
+  control_->delay_ms = 0;
+  EXPECT_EQ(LogLikelihood(Request({1})).code, StatusCode::OK);
+}
+
+TEST_F(StreamTest, ADeadlineEndsAStream) {
+  ASSERT_TRUE(StartWith("batching { batch_rows_max: 1 worker_threads: 1 }").ok());
+  control_->delay_ms = 50;
+  const Outcome outcome = Run({OpenRequest(), ChunkRequest(0, std::vector<int16_t>(40, 1))}, 200);
+  EXPECT_EQ(outcome.end.code, StatusCode::DEADLINE_EXCEEDED);
+  while (!app_->Idle()) std::this_thread::sleep_for(std::chrono::milliseconds(5));
+}
+
+TEST_F(StreamTest, DrainAnswersWhatWasRead) {
+  ASSERT_TRUE(StartWith("batching { worker_threads: 1 }").ok());
+  control_->delay_ms = 100;
+  grpc::ClientContext context, idle_context;
+  const std::unique_ptr<ScoreCall> call = flow_->StreamScore(&context);
+  const std::unique_ptr<ScoreCall> idle = flow_->StreamScore(&idle_context);
+  call->Write(OpenRequest());
+  idle->Write(OpenRequest());
+  pb::StreamScoreResponse reply;
+  ASSERT_TRUE(call->Read(&reply));
+  ASSERT_TRUE(idle->Read(&reply));
+  call->Write(ChunkRequest(0, {4}));
+  while (Gauge("butterflyflow_stream_pending_chunks{operation=\"log_likelihood\"}") != 1) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  app_->StopServing();
+  app_->RefuseNewCalls();
+  ASSERT_TRUE(call->Read(&reply));
+  EXPECT_EQ(reply.result().index(), 0u);
+  EXPECT_FALSE(call->Read(&reply));
+  EXPECT_EQ(Explain(call->Finish()).reason, "DRAINING");
+  EXPECT_FALSE(idle->Read(&reply));
+  EXPECT_EQ(Explain(idle->Finish()).reason, "DRAINING");
+  while (!app_->Idle()) std::this_thread::sleep_for(std::chrono::milliseconds(5));
+}
+
+TEST_F(StreamTest, AnIdleStreamIsEnded) {
+  ASSERT_TRUE(StartWith("stream { idle_timeout_ms: 100 }").ok());
+  grpc::ClientContext context;
+  const std::unique_ptr<ScoreCall> call = flow_->StreamScore(&context);
+  call->Write(OpenRequest());
+  pb::StreamScoreResponse reply;
+  ASSERT_TRUE(call->Read(&reply));
+  EXPECT_FALSE(call->Read(&reply));
+  const grpc::Status end = call->Finish();
+  EXPECT_EQ(end.error_code(), StatusCode::UNAVAILABLE);
+  EXPECT_EQ(Explain(end).reason, "STREAM_IDLE");
+  EXPECT_TRUE(Explain(end).retry_info);
+}
+
+TEST_F(StreamTest, AClientThatTakesNoRepliesIsCutOff) {
+  ASSERT_TRUE(StartWith("stream { idle_timeout_ms: 200 }").ok());
+  pb::StreamSampleRequest request;
+  request.mutable_sample()->mutable_model()->set_name("ecg");
+  request.mutable_sample()->set_num_samples(4'000'000'000u);
+  grpc::ClientContext context;
+  const auto call = flow_->StreamSample(&context, request);
+  pb::StreamSampleResponse reply;
+  ASSERT_TRUE(call->Read(&reply));
+  while (!app_->Idle()) std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  while (call->Read(&reply)) {
+  }
+  EXPECT_FALSE(call->Finish().ok());
+}
+
+TEST_F(StreamTest, SamplesComeInChunksOfConsecutiveRows) {
+  ASSERT_TRUE(StartWith("stream { max_chunk_bytes: 1024 } limits { max_samples: 50 }").ok());
+  pb::StreamSampleRequest request;
+  pb::SampleRequest& sample = *request.mutable_sample();
+  sample.mutable_model()->set_name("ecg");
+  sample.set_num_samples(1000);
+  sample.set_first_row(3);
+  sample.set_seed(9);
+  sample.set_want_log_prob(true);
+  grpc::ClientContext context;
+  const auto call = flow_->StreamSample(&context, request);
+  pb::StreamSampleResponse reply;
+  uint64_t next = 3;
+  while (call->Read(&reply)) {
+    const pb::SampleResponse& chunk = reply.chunk();
+    EXPECT_EQ(chunk.first_row(), next);
+    EXPECT_EQ(chunk.seed(), 9u);
+    EXPECT_LE(chunk.samples().data().size(), 1024u);
+    const auto values = Values<int16_t>(chunk.samples());
+    for (size_t i = 0; i < values.size(); ++i) EXPECT_EQ(values[i], (next + i / 8) % 100);
+    next += static_cast<uint64_t>(chunk.samples().shape(0));
+  }
+  EXPECT_TRUE(call->Finish().ok());
+  EXPECT_EQ(next, 1003u);
+  const auto refused = [&](const char* reason, auto change) {
+    pb::StreamSampleRequest bad = request;
+    change(*bad.mutable_sample());
+    grpc::ClientContext bad_context;
+    const auto bad_call = flow_->StreamSample(&bad_context, bad);
+    EXPECT_FALSE(bad_call->Read(&reply));
+    EXPECT_EQ(Explain(bad_call->Finish()).reason, reason);
+  };
+  refused("BAD_OPTION", [](pb::SampleRequest& r) { r.set_num_samples(0); });
+  refused("BAD_OPTION", [](pb::SampleRequest& r) { r.set_temperature(5); });
+  refused("BAD_OPTION", [](pb::SampleRequest& r) { r.set_first_row(~uint64_t{0}); });
+  refused("MODEL_NOT_FOUND", [](pb::SampleRequest& r) { r.mutable_model()->set_name("none"); });
+  refused("SAMPLING_NOT_ALLOWED",
+          [](pb::SampleRequest& r) { r.mutable_model()->set_name("plain"); });
+}
+
+TEST_F(StreamTest, ADefectEndsTheStreamAndTellsNothing) {
+  ASSERT_TRUE(StartWith("batching { worker_threads: 1 }").ok());
+  control_->fail = true;
+  const Outcome outcome = Run({OpenRequest(), ChunkRequest(0, {1}), ChunkRequest(1, {1})});
+  EXPECT_EQ(outcome.end.code, StatusCode::INTERNAL);
+  EXPECT_EQ(outcome.end.message.find("canary"), std::string::npos);
+  EXPECT_EQ(outcome.replies.size(), 1u);
+  EXPECT_GE(app_->metrics().internal_errors.Value(), 1);
+}
+
+}  // namespace
+}  // namespace bflow
