@@ -163,5 +163,13 @@ class HealthCheckTest(unittest.TestCase):
             self.assertEqual(programs.run("bflow-server", *ask).returncode, 0)
 
 
+class OperationsPageTest(unittest.TestCase):
+    def test_every_log_event_is_explained(self):
+        sources = "".join(path.read_text() for path in (ROOT / "server").rglob("*.cc"))
+        events = re.findall(r'\bLog\([^;]*?,\s*"([a-z_]+)"(?:\)|,\s*\{\{)', sources)
+        page = (ROOT / "docs/operations.md").read_text().split("## What the log says")[1].split("\n\n")[1]
+        self.assertEqual(set(re.findall(r"^\| `([a-z_]+)` \|", page, re.M)), set(events))
+
+
 if __name__ == "__main__":
     unittest.main()
