@@ -116,6 +116,11 @@ def sample_names(text):
     return set(re.findall(r"^([a-zA-Z_:][\w:]*)[ {]", text, re.M))
 
 
+def series(text):
+    """Every series of an exposition: name and labels."""
+    return set(re.findall(r"^([a-zA-Z_:][\w:]*(?:\{.*\})?) \S+$", text, re.M))
+
+
 def metric_names(expression):
     """Names of metrics in a PromQL expression: what is left without strings, labels, ranges, functions and keywords."""
     text = re.sub(r'"(?:[^"\\]|\\.)*"', "", expression)

@@ -1,7 +1,9 @@
 """What watches the server: the shipped Prometheus configuration, alert rules, dashboard and docs/metrics.md, on a real scrape."""
+import concurrent.futures
 import itertools
 import math
 import re
+import signal
 import subprocess
 import unittest
 
@@ -106,6 +108,38 @@ class MonitoringTest(unittest.TestCase):
         described = {name: (kind, frozenset(re.findall(r"`(\w+)`", labels))) for name, kind, labels in rows}
         self.assertEqual(len(described), len(rows), "a family stands twice")
         self.assertEqual(described, monitoring.parse_scrape(self.scrape))
+
+    def test_invented_names_make_no_series(self):
+        stub, x = flow_grpc.FlowServiceStub(self.server.channel), windows(1)
+
+        def ask(name):
+            with self.assertRaises(grpc.RpcError) as caught:
+                stub.LogLikelihood(flow.LogLikelihoodRequest(model=flow.ModelSelector(name=name), x=x))
+            self.assertEqual(caught.exception.code(), grpc.StatusCode.NOT_FOUND)
+
+        ask("canary")
+        before = monitoring.series(self.server.get("/metrics")[1])
+        for i in range(1000):
+            ask(f"canary-{i}")
+        after = monitoring.series(self.server.get("/metrics")[1])
+        self.assertEqual(after, before)
+        self.assertNotIn("canary", "".join(after))
+
+
+class ScrapeTest(unittest.TestCase):
+    def test_series_stay_the_same_under_load_and_while_draining(self):
+        with programs.Server(DEPLOY / "models", drain_delay_ms=20_000) as server:
+            make_traffic(server.channel)
+            first = monitoring.series(server.get("/metrics")[1])
+            with concurrent.futures.ThreadPoolExecutor(1) as pool:
+                load = pool.submit(lambda: [make_traffic(server.channel) for _ in range(20)])
+                while not load.done():
+                    status, text = server.get("/metrics")
+                    self.assertEqual((status, monitoring.series(text)), (200, first))
+                load.result()
+            server.process.send_signal(signal.SIGTERM)
+            monitoring.wait_for(lambda: server.get("/readyz")[0] == 503, "the server drains")
+            self.assertEqual(monitoring.series(server.get("/metrics")[1]), first)
 
 
 class DashboardTest(unittest.TestCase):
