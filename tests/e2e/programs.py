@@ -40,15 +40,16 @@ def generate_stubs():
 class Server:
     """bflow-server on free ports; `with Server(repository) as server`."""
 
-    def __init__(self, repository, *flags, drain_delay_ms=0, program=BIN / "bflow-server", listen="127.0.0.1:0"):
+    def __init__(self, repository, *flags, drain_delay_ms=0, program=BIN / "bflow-server", listen="127.0.0.1:0",
+                 metrics_listen="127.0.0.1:0", config=""):
         self._folder = tempfile.TemporaryDirectory(prefix="bflow_server_")
         path = pathlib.Path(self._folder.name)
-        (path / "config.textproto").write_text(f"lifecycle {{ drain_delay_ms: {drain_delay_ms} }}\n")
+        (path / "config.textproto").write_text(f"lifecycle {{ drain_delay_ms: {drain_delay_ms} }}\n{config}")
         self.log_path = path / "log"
         self._log = open(self.log_path, "wb")
         self.process = subprocess.Popen(
             [str(program), f"--model_repository={repository}", f"--listen={listen}",
-             "--metrics_listen=127.0.0.1:0", f"--config={path / 'config.textproto'}", *flags],
+             f"--metrics_listen={metrics_listen}", f"--config={path / 'config.textproto'}", *flags],
             stderr=self._log, stdout=subprocess.DEVNULL)
 
     def __enter__(self):
