@@ -1,8 +1,7 @@
 #include "client/flow_client.h"
 
 #include <algorithm>
-#include <atomic>
-#include <mutex>
+#include <limits>
 #include <random>
 #include <thread>
 #include <utility>
@@ -13,6 +12,7 @@
 #include "client/model_name.h"
 #include "client/row_codec.h"
 #include "client/rpc_status.h"
+#include "client/stream_job.h"
 #include "google/protobuf/wrappers.pb.h"
 #include "grpcpp/completion_queue.h"
 #include "grpcpp/create_channel.h"
@@ -230,61 +230,56 @@ absl::StatusOr<int> FlowClient::CheckHealth(const std::string& service) {
   return reply.value();
 }
 
-int64_t FlowClient::RowsPerRequest(const PinnedModel& model, int64_t value_bytes) const {
-  const int64_t row_bytes = model.EventValues() * value_bytes;
-  int64_t bytes = options_.max_request_data_bytes;
-  if (model.limits.max_message_bytes() > 0) {
-    bytes =
-        std::min(bytes, static_cast<int64_t>(model.limits.max_message_bytes()) - kEnvelopeBytes);
-  }
-  int64_t rows = std::max<int64_t>(bytes / row_bytes, 1);
+int64_t FlowClient::RowsPerChunk(const PinnedModel& model) const {
+  int64_t bytes = options_.max_chunk_data_bytes;
+  const auto at_most = [&](uint64_t limit, int64_t beside) {
+    if (limit > 0) bytes = std::min(bytes, static_cast<int64_t>(limit) - beside);
+  };
+  at_most(model.limits.max_chunk_bytes(), 0);
+  at_most(model.limits.max_message_bytes(), kEnvelopeBytes);
+  // FP32 is the largest form a row can take here; whether its codes fit INT16 is known only later.
+  int64_t rows =
+      std::max<int64_t>(bytes / (model.EventValues() * static_cast<int64_t>(sizeof(float))), 1);
   if (model.limits.max_rows() > 0) rows = std::min<int64_t>(rows, model.limits.max_rows());
   return rows;
 }
 
-absl::Status FlowClient::ForEachChunk(
-    const PinnedModel& model, const RowSource& rows, const ProgressCallback& progress,
-    const std::function<absl::Status(int64_t, int64_t, v1::Tensor)>& call) {
-  // FP32 is the largest form a row can take here; whether its codes fit INT16 is known only later.
-  const int64_t step = RowsPerRequest(model, sizeof(float));
+absl::Status FlowClient::Score(
+    const PinnedModel& model, const RowSource& rows, const v1::StreamScoreRequest::Open& open,
+    const ProgressCallback& progress,
+    const std::function<absl::Status(int64_t, int64_t, const Result&)>& take) {
+  const int64_t step = RowsPerChunk(model);
   const int64_t values = model.EventValues();
   const auto& dtypes = model.info.input_dtypes();
   const bool takes_int16 = !rows.real_valued && std::find(dtypes.begin(), dtypes.end(),
                                                           v1::DATA_TYPE_INT16) != dtypes.end();
   const std::vector<int64_t> shape(model.info.event_shape().begin(),
                                    model.info.event_shape().end());
-  std::atomic<int64_t> next{0};
-  std::atomic<bool> failed{false};
-  std::mutex mutex;
-  absl::Status first_error;
-  int64_t done = 0;
-  auto work = [&] {
-    std::vector<float> buffer;
-    for (int64_t first = next.fetch_add(step); first < rows.rows && !failed;
-         first = next.fetch_add(step)) {
-      const int64_t count = std::min(step, rows.rows - first);
-      buffer.resize(static_cast<size_t>(count * values));
-      rows.fill(first, count, buffer.data());
-      const bool int16 = takes_int16 && FitsInt16(buffer);
-      const absl::Status status = call(first, count, EncodeRows(buffer, shape, int16));
-      const std::lock_guard<std::mutex> lock(mutex);
-      if (!status.ok()) {
-        failed = true;
-        first_error.Update(status);
-        return;
-      }
-      done += count;
-      if (progress) progress(done);
-    }
+  const auto first_row = [&](uint64_t chunk) { return static_cast<int64_t>(chunk) * step; };
+  const auto count = [&](uint64_t chunk) { return std::min(step, rows.rows - first_row(chunk)); };
+  std::vector<float> buffer;
+  ScoreStreamJob job;
+  job.open = open;
+  *job.open.mutable_model() = model.Selector();
+  job.open.mutable_options()->set_score_dtype(v1::DATA_TYPE_FP64);
+  job.chunks = static_cast<uint64_t>((rows.rows + step - 1) / step);
+  job.chunk = [&](uint64_t index) {
+    buffer.resize(static_cast<size_t>(count(index) * values));
+    rows.fill(first_row(index), count(index), buffer.data());
+    v1::StreamScoreRequest::Chunk chunk;
+    chunk.set_first_row(static_cast<uint64_t>(first_row(index)));
+    *chunk.mutable_x() = EncodeRows(buffer, shape, takes_int16 && FitsInt16(buffer));
+    return chunk;
   };
-  const int64_t chunks = (rows.rows + step - 1) / step;
-  std::vector<std::thread> threads;
-  for (int64_t i = 1; i < std::min<int64_t>(options_.calls_in_flight, chunks); ++i) {
-    threads.emplace_back(work);
-  }
-  work();
-  for (std::thread& thread : threads) thread.join();
-  return first_error;
+  job.opened = [&](const v1::StreamScoreResponse::Opened& opened) {
+    return CheckModelRef(model, opened.model());
+  };
+  job.result = [&](const Result& result) -> absl::Status {
+    BFLOW_RETURN_IF_ERROR(take(first_row(result.index()), count(result.index()), result));
+    if (progress) progress(first_row(result.index()) + count(result.index()));
+    return absl::OkStatus();
+  };
+  return RunScoreStream(flow_.get(), job, options_.deadline);
 }
 
 absl::StatusOr<std::vector<RowLogLikelihood>> FlowClient::LogLikelihood(
@@ -292,23 +287,15 @@ absl::StatusOr<std::vector<RowLogLikelihood>> FlowClient::LogLikelihood(
     const ProgressCallback& progress) {
   std::vector<RowLogLikelihood> out(static_cast<size_t>(rows.rows));
   const bool noisy = model.info.quantised() && !rows.real_valued;
-  auto call = [&](int64_t first, int64_t count, v1::Tensor x) -> absl::Status {
-    v1::LogLikelihoodRequest request;
-    *request.mutable_model() = model.Selector();
-    *request.mutable_x() = std::move(x);
-    v1::Dequantization* noise = request.mutable_dequantization();
-    noise->set_kind(noisy ? v1::Dequantization::KIND_UNIFORM : v1::Dequantization::KIND_NONE);
-    if (noisy) {
-      noise->set_seed(options.seed);
-      noise->set_draws(options.draws);
-      noise->set_row_offset(static_cast<uint64_t>(first));
-    }
-    request.mutable_options()->set_invalid_rows(v1::INVALID_ROW_POLICY_MARK);
-    request.mutable_options()->set_score_dtype(v1::DATA_TYPE_FP64);
-    v1::LogLikelihoodResponse reply;
-    BFLOW_RETURN_IF_ERROR(Call([&](grpc::ClientContext* context) {
-      return flow_->LogLikelihood(context, request, &reply);
-    }));
+  v1::StreamScoreRequest::Open open;
+  v1::Dequantization* noise = open.mutable_dequantization();
+  noise->set_kind(noisy ? v1::Dequantization::KIND_UNIFORM : v1::Dequantization::KIND_NONE);
+  if (noisy) {
+    noise->set_seed(options.seed);
+    noise->set_draws(options.draws);
+  }
+  auto take = [&](int64_t first, int64_t count, const Result& result) -> absl::Status {
+    const v1::LogLikelihoodResponse& reply = result.log_likelihood();
     BFLOW_RETURN_IF_ERROR(CheckModelRef(model, reply.model()));
     BFLOW_ASSIGN_OR_RETURN(const auto part,
                            ReadLikelihood(count, reply.log_prob(), reply.nats_per_dim(),
@@ -316,66 +303,55 @@ absl::StatusOr<std::vector<RowLogLikelihood>> FlowClient::LogLikelihood(
     std::copy(part.begin(), part.end(), out.begin() + first);
     return absl::OkStatus();
   };
-  BFLOW_RETURN_IF_ERROR(ForEachChunk(model, rows, progress, call));
+  BFLOW_RETURN_IF_ERROR(Score(model, rows, open, progress, take));
   return out;
 }
 
 absl::StatusOr<AnomalyResult> FlowClient::AnomalyScore(const PinnedModel& model,
                                                        const RowSource& rows,
-                                                       std::optional<double> alpha,
+                                                       const AnomalyOptions& options,
                                                        const ProgressCallback& progress) {
   AnomalyResult out;
   out.rows.resize(static_cast<size_t>(rows.rows));
-  std::mutex mutex;
-  auto call = [&](int64_t first, int64_t count, v1::Tensor x) -> absl::Status {
-    v1::AnomalyScoreRequest request;
-    *request.mutable_model() = model.Selector();
-    *request.mutable_x() = std::move(x);
-    if (alpha.has_value()) request.set_alpha(*alpha);
-    request.set_want_contributions(true);
-    request.mutable_options()->set_invalid_rows(v1::INVALID_ROW_POLICY_MARK);
-    request.mutable_options()->set_score_dtype(v1::DATA_TYPE_FP64);
-    v1::AnomalyScoreResponse reply;
-    BFLOW_RETURN_IF_ERROR(Call([&](grpc::ClientContext* context) {
-      return flow_->AnomalyScore(context, request, &reply);
-    }));
+  v1::StreamScoreRequest::Open open;
+  open.set_want_anomaly(true);
+  open.set_want_contributions(true);
+  if (options.alpha.has_value()) open.set_alpha(*options.alpha);
+  auto take = [&](int64_t first, int64_t count, const Result& result) -> absl::Status {
+    const v1::AnomalyScoreResponse& reply = result.anomaly();
     BFLOW_RETURN_IF_ERROR(CheckModelRef(model, reply.model()));
     BFLOW_RETURN_IF_ERROR(ReadAnomaly(reply, count, out.rows.data() + first));
-    const std::lock_guard<std::mutex> lock(mutex);
     out.feature_names.assign(reply.feature_names().begin(), reply.feature_names().end());
     out.score_definition = reply.score_definition();
     out.calibration_rows = reply.calibration_rows();
     out.alpha = reply.alpha();
     return absl::OkStatus();
   };
-  BFLOW_RETURN_IF_ERROR(ForEachChunk(model, rows, progress, call));
+  BFLOW_RETURN_IF_ERROR(Score(model, rows, open, progress, take));
   return out;
 }
 
 absl::Status FlowClient::Sample(const PinnedModel& model, uint64_t count,
                                 const SampleOptions& options, const SampleCallback& consume) {
-  uint64_t step = static_cast<uint64_t>(RowsPerRequest(model, sizeof(float)));
-  if (model.limits.max_samples() > 0) step = std::min<uint64_t>(step, model.limits.max_samples());
-  for (uint64_t first = 0; first < count; first += step) {
-    const uint64_t rows = std::min(step, count - first);
-    v1::SampleRequest request;
-    *request.mutable_model() = model.Selector();
-    request.set_num_samples(static_cast<uint32_t>(rows));
-    request.set_seed(options.seed);
-    request.set_first_row(options.first_row + first);
-    if (options.temperature.has_value()) request.set_temperature(*options.temperature);
-    request.set_unit(options.unit);
-    v1::SampleResponse reply;
-    BFLOW_RETURN_IF_ERROR(Call(
-        [&](grpc::ClientContext* context) { return flow_->Sample(context, request, &reply); }));
+  if (count > std::numeric_limits<uint32_t>::max()) {
+    return absl::InvalidArgumentError("num: at most 4294967295 samples in one job");
+  }
+  v1::SampleRequest request;
+  *request.mutable_model() = model.Selector();
+  request.set_num_samples(static_cast<uint32_t>(count));
+  request.set_seed(options.seed);
+  request.set_first_row(options.first_row);
+  if (options.temperature.has_value()) request.set_temperature(*options.temperature);
+  request.set_unit(options.unit);
+  auto take = [&](const v1::SampleResponse& reply) -> absl::Status {
     BFLOW_RETURN_IF_ERROR(CheckModelRef(model, reply.model()));
     const int64_t bytes =
-        static_cast<int64_t>(rows) * model.EventValues() * ValueBytes(reply.samples().dtype());
+        reply.samples().shape(0) * model.EventValues() * ValueBytes(reply.samples().dtype());
     if (bytes == 0) return absl::InternalError("samples: the reply's data type is unknown");
     BFLOW_RETURN_IF_ERROR(CheckByteColumn(reply.samples().data(), bytes, "samples"));
-    BFLOW_RETURN_IF_ERROR(consume(reply));
-  }
-  return absl::OkStatus();
+    return consume(reply);
+  };
+  return RunSampleStream(flow_.get(), std::move(request), take, options_.deadline);
 }
 
 }  // namespace bflow::client

@@ -1,8 +1,8 @@
 // The client library: one channel with the service config that every client of ours ships (retry of
 // the pure calls, round robin), a deadline on every call, seeds always set so that a retry repeats
-// the same numbers, and rows cut into requests that fit the server's limits, a few in flight at a
-// time. One version of a model is pinned before a job: answers of different weights are never
-// mixed. Thread-safe; every call blocks.
+// the same numbers. Rows go as chunks of one stream, which is taken up again where a server left it
+// (stream_job.h). One version of a model is pinned before a job: answers of different weights are
+// never mixed. Thread-safe; every call blocks.
 #ifndef BFLOW_CLIENT_FLOW_CLIENT_H_
 #define BFLOW_CLIENT_FLOW_CLIENT_H_
 
@@ -27,9 +27,9 @@ namespace bflow::client {
 struct ClientOptions {
   std::string server =
       "127.0.0.1:8001";  // host:port, or any gRPC target (dns:///name, ipv4:a:1,b:2)
-  absl::Duration deadline = absl::Seconds(30);  // of each call with its retries
-  int calls_in_flight = 4;
-  int64_t max_request_data_bytes = 3 << 20;  // of x.data in one request
+  // Of each call with its retries; of a stream: until its next answer.
+  absl::Duration deadline = absl::Seconds(30);
+  int64_t max_chunk_data_bytes = 3 << 20;  // of x.data in one chunk
   int max_message_bytes = 64 << 20;
 };
 
@@ -41,9 +41,9 @@ std::string ServiceConfig(const std::string& target);
 // A uniform random 64-bit seed from the operating system.
 uint64_t RandomSeed();
 
-// Rows to be sent, produced when a request is built: `fill(first, count, out)` writes rows
-// [first, first + count), each of the event's values in row-major order. It is called from several
-// threads at a time, for disjoint ranges.
+// Rows to be sent, produced when a chunk is built: `fill(first, count, out)` writes rows
+// [first, first + count), each of the event's values in row-major order. It is called in order of
+// rows, and again for rows whose answer was lost.
 struct RowSource {
   int64_t rows = 0;
   bool real_valued = false;  // no codes: sent as FP32 and taken as they are (Dequantization NONE)
@@ -60,7 +60,7 @@ struct PinnedModel {
   butterflyflow::v1::ModelSelector Selector() const;
 };
 
-// Called after each finished request with the rows done so far; one call at a time.
+// Called after each chunk's answer with the rows done so far.
 using ProgressCallback = std::function<void(int64_t rows_done)>;
 
 struct RowLogLikelihood {
@@ -99,6 +99,10 @@ struct LogLikelihoodOptions {
   uint32_t draws = 1;  // noise draws per row
 };
 
+struct AnomalyOptions {
+  std::optional<double> alpha;  // unset: the calibration's
+};
+
 struct SampleOptions {
   uint64_t seed = 0;
   uint64_t first_row = 0;
@@ -127,20 +131,21 @@ class FlowClient {
                                                               const LogLikelihoodOptions& options,
                                                               const ProgressCallback& progress);
   absl::StatusOr<AnomalyResult> AnomalyScore(const PinnedModel& model, const RowSource& rows,
-                                             std::optional<double> alpha,
+                                             const AnomalyOptions& options,
                                              const ProgressCallback& progress);
   absl::Status Sample(const PinnedModel& model, uint64_t count, const SampleOptions& options,
                       const SampleCallback& consume);
 
-  // Rows of one request, at least 1.
-  int64_t RowsPerRequest(const PinnedModel& model, int64_t value_bytes) const;
+  // Rows of one chunk, at least 1.
+  int64_t RowsPerChunk(const PinnedModel& model) const;
 
  private:
-  // Runs call(first, count, x) over all rows, `calls_in_flight` at a time.
-  absl::Status ForEachChunk(const PinnedModel& model, const RowSource& rows,
-                            const ProgressCallback& progress,
-                            const std::function<absl::Status(int64_t first, int64_t count,
-                                                             butterflyflow::v1::Tensor x)>& call);
+  using Result = butterflyflow::v1::StreamScoreResponse::Result;
+  // Streams all rows; `take` gets each chunk's answer with its rows' place.
+  absl::Status Score(
+      const PinnedModel& model, const RowSource& rows,
+      const butterflyflow::v1::StreamScoreRequest::Open& open, const ProgressCallback& progress,
+      const std::function<absl::Status(int64_t first, int64_t count, const Result& result)>& take);
   // Runs `attempt` until it ends with anything but UNAVAILABLE, the deadline at most. A server that
   // never answered is not waited for; one that did may be restarting or busy.
   absl::Status Call(const std::function<grpc::Status(grpc::ClientContext*)>& attempt);

@@ -31,7 +31,7 @@ int Run(const Flags& flags) {
   bool marked = false;
   auto score = [&](const PinnedModel& model, InputWindows input) -> absl::Status {
     ProgressBar bar(input.record, input.rows.rows);
-    auto result = client.AnomalyScore(model, input.rows, flags.alpha,
+    auto result = client.AnomalyScore(model, input.rows, {.alpha = flags.alpha},
                                       [&](int64_t done) { bar.Update(done); });
     if (!result.ok()) return result.status();
     std::vector<uint8_t> status;

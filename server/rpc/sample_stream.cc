@@ -32,17 +32,22 @@ absl::Status SampleStream::Check(const pb::SampleRequest& request) {
   BFLOW_ASSIGN_OR_RETURN(ModelHandle model, FindModel(request.model(), *services.registry));
   record_.SetModel(model);
   BFLOW_ASSIGN_OR_RETURN(CallPlan plan, CheckOpen(request, std::move(model)));
-  CallPlan one = plan;
-  SetSampleRows(request.first_row(), 1, one);
-  if (one.reply_bytes > services.limits.max_reply_bytes) {
+  const auto reply_bytes = [&](int64_t rows) {
+    CallPlan part = plan;
+    SetSampleRows(request.first_row(), rows, part);
+    return part.reply_bytes;
+  };
+  if (reply_bytes(1) > services.limits.max_reply_bytes) {
     return MakeError(
         Reason::kLimitExceeded,
-        absl::StrCat("num_samples: one sample takes about ", one.reply_bytes, " bytes, at most ",
+        absl::StrCat("num_samples: one sample takes about ", reply_bytes(1), " bytes, at most ",
                      services.limits.max_reply_bytes, " (public.max_send_message_bytes)"),
         "num_samples");
   }
-  rows_per_chunk_ = std::clamp<int64_t>(services.stream.max_chunk_bytes / one.task.bytes, 1,
-                                        services.limits.max_samples);
+  // The whole message keeps the limit: with the default of 4 MiB it passes clients of gRPC's own.
+  rows_per_chunk_ = std::clamp<int64_t>(
+      (services.stream.max_chunk_bytes - reply_bytes(0)) / (reply_bytes(1) - reply_bytes(0)), 1,
+      services.limits.max_samples);
   whole_ = std::move(plan);
   return absl::OkStatus();
 }

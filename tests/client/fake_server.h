@@ -84,7 +84,9 @@ class FakeServer : public v1::FlowService::Service, public v1::ModelService::Ser
   int calls = 0;  // data calls, failed ones too
   std::vector<v1::LogLikelihoodRequest> likelihood_requests;
   std::vector<v1::AnomalyScoreRequest> anomaly_requests;
-  std::vector<v1::SampleRequest> sample_requests;
+  std::vector<v1::SampleRequest> sample_requests;  // one per stream
+  std::vector<v1::StreamScoreRequest::Open> opens;
+  int64_t sample_chunk_rows = 4;
   std::string answering_manifest = std::string(64, 'a');
 
   // First value of each row: what the fake's answers are made of.
@@ -168,23 +170,78 @@ class FakeServer : public v1::FlowService::Service, public v1::ModelService::Ser
     reply->set_alpha(request->has_alpha() ? request->alpha() : 0.05);
     return grpc::Status::OK;
   }
-  // Every value of sample r is first_row + r.
-  grpc::Status Sample(grpc::ServerContext*, const v1::SampleRequest* request,
-                      v1::SampleResponse* reply) override {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    if (grpc::Status status = Begin(); !status.ok()) return status;
-    sample_requests.push_back(*request);
-    SetRef(reply->mutable_model());
-    v1::Tensor* x = reply->mutable_samples();
-    x->set_dtype(v1::DATA_TYPE_INT16);
-    x->add_shape(request->num_samples());
-    for (const int64_t n : model.model().event_shape()) x->add_shape(n);
-    const int64_t row = x->shape(1) * x->shape(2);
-    for (int64_t i = 0; i < x->shape(0) * row; ++i) {
-      const int16_t v = static_cast<int16_t>(request->first_row() + static_cast<uint64_t>(i / row));
-      x->mutable_data()->append(reinterpret_cast<const char*>(&v), 2);
+  // Each chunk as the unary call would answer it; a failure of that ends the stream.
+  grpc::Status StreamScore(
+      grpc::ServerContext* context,
+      grpc::ServerReaderWriter<v1::StreamScoreResponse, v1::StreamScoreRequest>* stream) override {
+    v1::StreamScoreRequest request;
+    if (!stream->Read(&request) || !request.has_open()) return grpc::Status::CANCELLED;
+    const v1::StreamScoreRequest::Open open = request.open();
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      opens.push_back(open);
     }
-    reply->set_seed(request->seed());
+    v1::StreamScoreResponse reply;
+    SetRef(reply.mutable_opened()->mutable_model());
+    stream->Write(reply);
+    while (stream->Read(&request)) {
+      v1::StreamScoreResponse::Result* result = reply.mutable_result();
+      result->Clear();
+      result->set_index(request.chunk().index());
+      grpc::Status status;
+      if (open.want_anomaly()) {
+        v1::AnomalyScoreRequest unary;
+        *unary.mutable_x() = request.chunk().x();
+        if (open.has_alpha()) unary.set_alpha(open.alpha());
+        unary.set_want_contributions(open.want_contributions());
+        status = AnomalyScore(context, &unary, result->mutable_anomaly());
+      } else {
+        v1::LogLikelihoodRequest unary;
+        *unary.mutable_model() = open.model();
+        *unary.mutable_x() = request.chunk().x();
+        *unary.mutable_dequantization() = open.dequantization();
+        unary.mutable_dequantization()->set_row_offset(request.chunk().first_row());
+        status = LogLikelihood(context, &unary, result->mutable_log_likelihood());
+      }
+      if (status.error_code() == grpc::INVALID_ARGUMENT) {
+        result->mutable_error()->ParseFromString(status.error_details());
+      } else if (!status.ok()) {
+        return status;
+      }
+      if (!stream->Write(reply)) break;
+    }
+    return grpc::Status::OK;
+  }
+  // Every value of sample r is first_row + r.
+  grpc::Status StreamSample(grpc::ServerContext*, const v1::StreamSampleRequest* request,
+                            grpc::ServerWriter<v1::StreamSampleResponse>* writer) override {
+    v1::SampleRequest sample = request->sample();
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      sample_requests.push_back(sample);
+    }
+    while (sample.num_samples() > 0) {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      if (grpc::Status status = Begin(); !status.ok()) return status;
+      v1::StreamSampleResponse reply;
+      SetRef(reply.mutable_chunk()->mutable_model());
+      v1::Tensor* x = reply.mutable_chunk()->mutable_samples();
+      x->set_dtype(v1::DATA_TYPE_INT16);
+      const uint32_t rows =
+          std::min(static_cast<uint32_t>(sample_chunk_rows), sample.num_samples());
+      x->add_shape(rows);
+      for (const int64_t n : model.model().event_shape()) x->add_shape(n);
+      const int64_t row = x->shape(1) * x->shape(2);
+      for (int64_t i = 0; i < rows * row; ++i) {
+        const int16_t v = static_cast<int16_t>(sample.first_row() + static_cast<uint64_t>(i / row));
+        x->mutable_data()->append(reinterpret_cast<const char*>(&v), 2);
+      }
+      reply.mutable_chunk()->set_seed(sample.seed());
+      reply.mutable_chunk()->set_first_row(sample.first_row());
+      if (!writer->Write(reply)) break;
+      sample.set_num_samples(sample.num_samples() - rows);
+      sample.set_first_row(sample.first_row() + rows);
+    }
     return grpc::Status::OK;
   }
 

@@ -63,7 +63,6 @@ TEST_F(FlowClientTest, CutsRowsIntoChunksThatKeepTheNoiseOfEachRow) {
     EXPECT_EQ(request.dequantization().draws(), 2u);
     EXPECT_EQ(static_cast<double>(request.dequantization().row_offset() % 90),
               FakeServer::FirstValues(request.x())[0]);
-    EXPECT_EQ(request.options().invalid_rows(), v1::INVALID_ROW_POLICY_MARK);
     total += request.x().shape(0);
   }
   EXPECT_EQ(total, 1000);
@@ -75,7 +74,9 @@ TEST_F(FlowClientTest, StaysWithinTheServersLimits) {
   EXPECT_EQ(server_.likelihood_requests.size(), 3u);
   pinned_.limits.set_max_rows(0);
   pinned_.limits.set_max_message_bytes((64 << 10) + 5 * kFrames * 2 * 4);
-  EXPECT_EQ(client_->RowsPerRequest(pinned_, 4), 5);
+  EXPECT_EQ(client_->RowsPerChunk(pinned_), 5);
+  pinned_.limits.set_max_chunk_bytes(3 * kFrames * 2 * 4);
+  EXPECT_EQ(client_->RowsPerChunk(pinned_), 3);
 }
 
 TEST_F(FlowClientTest, SendsFractionsAndRealValuesAsFloats) {
@@ -92,25 +93,40 @@ TEST_F(FlowClientTest, SendsFractionsAndRealValuesAsFloats) {
   EXPECT_FALSE(server_.likelihood_requests[1].dequantization().has_seed());
 }
 
-TEST_F(FlowClientTest, RetriesALargeCallOnUnavailable) {
-  // One request of 1.5 MiB: far more than the 256 KiB that gRPC buffers for a retry unless told.
-  server_.failures = {grpc::Status(grpc::UNAVAILABLE, "busy"),
-                      grpc::Status(grpc::UNAVAILABLE, "busy")};
-  const auto rows = client_->LogLikelihood(pinned_, Rows(380), {.seed = 5, .draws = 1}, nullptr);
+TEST_F(FlowClientTest, ResumesAtTheFirstChunkWithoutAnswer) {
+  pinned_.limits.set_max_rows(10);
+  const grpc::Status gone(grpc::UNAVAILABLE, "gone");
+  server_.failures = {grpc::Status::OK, grpc::Status::OK, gone, grpc::Status::OK, gone, gone};
+  std::vector<int64_t> progress;
+  const auto rows = client_->LogLikelihood(pinned_, Rows(55), {.seed = 5, .draws = 1},
+                                           [&](int64_t done) { progress.push_back(done); });
   ASSERT_TRUE(rows.ok()) << rows.status();
-  EXPECT_EQ(server_.calls, 3);
+  EXPECT_EQ(progress, (std::vector<int64_t>{10, 20, 30, 40, 50, 55})) << "no row twice, none lost";
+  for (size_t i = 0; i < 55; ++i) EXPECT_EQ((*rows)[i].log_prob, static_cast<double>(i));
+  std::vector<uint64_t> resumed;
+  for (const auto& open : server_.opens) {
+    resumed.push_back(open.resume_from());
+    EXPECT_EQ(open.model().version(), 3);
+    EXPECT_EQ(open.dequantization().seed(), 5u);
+  }
+  EXPECT_EQ(resumed, (std::vector<uint64_t>{0, 2, 3, 3}));
+  server_.failures = {grpc::Status::OK, gone,
+                      RichError(grpc::NOT_FOUND, "model: unknown", "MODEL_NOT_FOUND", "")};
+  EXPECT_EQ(client_->LogLikelihood(pinned_, Rows(55), {}, nullptr).status().code(),
+            absl::StatusCode::kAborted)
+      << "the version is gone in the middle of the job";
 }
 
 TEST_F(FlowClientTest, WaitsForABusyServerUntilTheDeadline) {
   const grpc::Status full = RichError(grpc::UNAVAILABLE, "the queue is full", "QUEUE_FULL", "");
-  server_.failures.assign(10, full);
+  server_.failures.assign(3, full);
   server_.failures.push_back(grpc::Status(grpc::CANCELLED, ""));  // as a server that shuts down
-  EXPECT_TRUE(client_->AnomalyScore(pinned_, Rows(1), std::nullopt, nullptr).ok());
-  EXPECT_EQ(server_.calls, 12);
+  EXPECT_TRUE(client_->AnomalyScore(pinned_, Rows(1), {}, nullptr).ok());
+  EXPECT_EQ(server_.calls, 5);
 
   server_.failures.assign(1000, full);
   options_.deadline = absl::Seconds(1);
-  const auto result = FlowClient(options_).AnomalyScore(pinned_, Rows(1), std::nullopt, nullptr);
+  const auto result = FlowClient(options_).AnomalyScore(pinned_, Rows(1), {}, nullptr);
   EXPECT_EQ(result.status().code(), absl::StatusCode::kUnavailable);
   EXPECT_TRUE(Contains(result.status(), "QUEUE_FULL")) << result.status();
 }
@@ -140,7 +156,7 @@ TEST_F(FlowClientTest, NeverMixesVersions) {
 }
 
 TEST_F(FlowClientTest, ReadsAnomalyScoresAndTheirReasons) {
-  const auto result = client_->AnomalyScore(pinned_, Rows(80), 0.01, nullptr);
+  const auto result = client_->AnomalyScore(pinned_, Rows(80), {.alpha = 0.01}, nullptr);
   ASSERT_TRUE(result.ok()) << result.status();
   EXPECT_DOUBLE_EQ(server_.anomaly_requests[0].alpha(), 0.01);
   EXPECT_TRUE(server_.anomaly_requests[0].want_contributions());
@@ -156,22 +172,30 @@ TEST_F(FlowClientTest, ReadsAnomalyScoresAndTheirReasons) {
   EXPECT_EQ(row.reasons[2].feature, -1);
 }
 
-TEST_F(FlowClientTest, SamplesInChunksByFirstRow) {
-  pinned_.limits.set_max_samples(4);
+TEST_F(FlowClientTest, SamplesInOrderAndResumes) {
   std::vector<int16_t> first_values;
   SampleOptions options;
   options.seed = 9;
   options.first_row = 100;
-  const auto status = client_->Sample(pinned_, 10, options, [&](const auto& reply) {
+  server_.failures = {grpc::Status::OK, grpc::Status(grpc::UNAVAILABLE, "gone"), grpc::Status::OK,
+                      grpc::Status(grpc::CANCELLED, "")};
+  const auto consume = [&](const auto& reply) {
     for (const double v : FakeServer::FirstValues(reply.samples())) {
       first_values.push_back(static_cast<int16_t>(v));
     }
     return absl::OkStatus();
-  });
+  };
+  const auto status = client_->Sample(pinned_, 10, options, consume);
   ASSERT_TRUE(status.ok()) << status;
   EXPECT_EQ(first_values, (std::vector<int16_t>{100, 101, 102, 103, 104, 105, 106, 107, 108, 109}));
   ASSERT_EQ(server_.sample_requests.size(), 3u);
   for (const auto& request : server_.sample_requests) EXPECT_EQ(request.seed(), 9u);
+  EXPECT_EQ(server_.sample_requests[2].first_row(), 108u);
+  EXPECT_EQ(server_.sample_requests[2].num_samples(), 2u);
+  const auto full = client_->Sample(pinned_, 10, options, [](const auto&) {
+    return absl::ResourceExhaustedError("the disk is full");
+  });
+  EXPECT_EQ(full.message(), "the disk is full");
 }
 
 TEST_F(FlowClientTest, ListsAllPagesAndReportsHealth) {

@@ -37,6 +37,9 @@ def make_traffic(channel):
     stub.LogLikelihood(flow.LogLikelihoodRequest(model=MODEL, x=windows(8)))
     stub.AnomalyScore(flow.AnomalyScoreRequest(model=MODEL, x=windows(8)))
     stub.Sample(flow.SampleRequest(model=MODEL, num_samples=4))
+    list(stub.StreamScore(iter([flow.StreamScoreRequest(open=flow.StreamScoreRequest.Open(model=MODEL)),
+                                flow.StreamScoreRequest(chunk=flow.StreamScoreRequest.Chunk(x=windows(8)))])))
+    list(stub.StreamSample(flow.StreamSampleRequest(sample=flow.SampleRequest(model=MODEL, num_samples=4))))
     models.ListModels(flow.ListModelsRequest())
     for call in (lambda: stub.LogLikelihood(flow.LogLikelihoodRequest(model=MODEL, x=broken)),
                  lambda: stub.AnomalyScore(flow.AnomalyScoreRequest(model=unknown, x=windows(1))),

@@ -30,8 +30,8 @@ def generate_stubs():
     """Python modules generated from proto/, as a client's author would make them."""
     folder = tempfile.mkdtemp(prefix="bflow_stubs_")
     proto = ROOT / "proto"
-    subprocess.run([sys.executable, "-m", "grpc_tools.protoc", f"-I{proto}", f"--python_out={folder}",
-                    f"--grpc_python_out={folder}", "butterflyflow/v1/flow.proto"], check=True)
+    subprocess.run([sys.executable, "-m", "grpc_tools.protoc", f"-I{proto}", f"-I{proto}/third_party",
+                    f"--python_out={folder}", f"--grpc_python_out={folder}", "butterflyflow/v1/flow.proto"], check=True)
     sys.path.insert(0, folder)
     return (importlib.import_module("butterflyflow.v1.flow_pb2"),
             importlib.import_module("butterflyflow.v1.flow_pb2_grpc"))

@@ -324,7 +324,7 @@ TEST_F(StreamCoreTest, IdlenessIsMeasuredFromTheLastEvent) {
 
 TEST_F(StreamCoreTest, SamplesInOrder) {
   Start({.max_queue_rows = 3, .batch_rows_max = 2}, 3, 60'000);
-  services_->stream.max_chunk_bytes = 320;  // ten rows
+  services_->stream.max_chunk_bytes = 4096 + 10 * (8 * 2 + 8);  // ten rows
   std::shared_ptr<SampleStream> stream;
   FakePort<pb::StreamSampleResponse> port;
   stream = std::make_shared<SampleStream>(*services_, rpc_, SteadyTime::max(), &port);
