@@ -9,10 +9,11 @@
 #include <atomic>
 #include <cerrno>
 #include <cstdlib>
-#include <cstring>
 #include <memory>
 
 #include "absl/strings/str_cat.h"
+#include "base/errno_status.h"
+#include "base/fault_point.h"
 #include "base/status.h"
 
 namespace bflow {
@@ -39,28 +40,6 @@ class Descriptor {
 };
 
 absl::string_view View(std::string_view s) { return {s.data(), s.size()}; }
-
-absl::Status ErrnoStatus(std::string_view what, std::string_view path, int error) {
-  std::string text = absl::StrCat(View(what), " ", View(BaseName(path)), ": ", strerror(error));
-  switch (error) {
-    case ENOENT:
-    case ENOTDIR:
-      return absl::NotFoundError(text);
-    case EACCES:
-    case EPERM:
-    case EROFS:
-      return absl::PermissionDeniedError(text);
-    case ENOSPC:
-    case EDQUOT:
-    case EFBIG:
-      return absl::ResourceExhaustedError(text);
-    case ELOOP:
-      return absl::FailedPreconditionError(
-          absl::StrCat(View(what), " ", View(BaseName(path)), ": is a symbolic link"));
-    default:
-      return absl::InternalError(text);
-  }
-}
 
 absl::StatusOr<std::string> Read(const std::string& path, int64_t max_bytes, int extra_flags) {
   // O_NONBLOCK: opening a FIFO must not hang before fstat can refuse it.
@@ -105,16 +84,20 @@ absl::Status WriteAll(int fd, std::string_view content, const std::string& path)
 // The temporary file of a write under way, for RemoveUnfinishedFile.
 std::atomic<const char*> unfinished{nullptr};
 
-absl::Status WriteTemporary(const std::string& temporary, const std::string& path,
+// A disk that fills up is noticed before all of a large file was handed over.
+constexpr size_t kPiece = size_t{1} << 20;
+
+absl::Status WriteTemporary(FileSystem& files, const std::string& temporary,
                             std::string_view content, int mode) {
-  Descriptor fd(
-      open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, mode));
-  if (fd.get() < 0) return ErrnoStatus("create", path, errno);
-  BFLOW_RETURN_IF_ERROR(WriteAll(fd.get(), content, path));
-  if (fsync(fd.get()) != 0) return ErrnoStatus("flush", path, errno);
-  if (fd.Close() != 0) return ErrnoStatus("close", path, errno);
-  if (rename(temporary.c_str(), path.c_str()) != 0) return ErrnoStatus("rename", path, errno);
-  return absl::OkStatus();
+  BFLOW_ASSIGN_OR_RETURN(std::unique_ptr<NewFile> file, files.Create(temporary, mode));
+  BFLOW_FAULT_POINT("file.before_write");
+  while (!content.empty()) {
+    BFLOW_RETURN_IF_ERROR(file->Append(content.substr(0, kPiece)));
+    content.remove_prefix(std::min(content.size(), kPiece));
+  }
+  BFLOW_FAULT_POINT("file.before_fsync");
+  BFLOW_RETURN_IF_ERROR(file->Sync());
+  return file->Close();
 }
 
 }  // namespace
@@ -127,19 +110,24 @@ absl::StatusOr<std::string> ReadUserFile(const std::string& path, int64_t max_by
   return Read(path, max_bytes, 0);
 }
 
-absl::Status WriteFileAtomically(const std::string& path, std::string_view content, int mode) {
+absl::Status WriteFileAtomically(FileSystem& files, const std::string& path,
+                                 std::string_view content, int mode) {
   const std::string temporary = absl::StrCat(path, ".tmp.", getpid());
   unfinished = temporary.c_str();
-  absl::Status status = WriteTemporary(temporary, path, content, mode);
+  absl::Status status = WriteTemporary(files, temporary, content, mode);
+  BFLOW_FAULT_POINT("file.before_rename");
+  if (status.ok()) status = files.Rename(temporary, path);
   unfinished = nullptr;
   if (!status.ok()) {
-    unlink(temporary.c_str());
+    files.RemoveFile(temporary).IgnoreError();
     return status;
   }
-  Descriptor folder(open(DirName(path).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  if (folder.get() < 0) return ErrnoStatus("open the folder of", path, errno);
-  if (fsync(folder.get()) != 0) return ErrnoStatus("flush the folder of", path, errno);
-  return absl::OkStatus();
+  BFLOW_FAULT_POINT("file.after_rename");
+  return files.SyncFolder(DirName(path));
+}
+
+absl::Status WriteFileAtomically(const std::string& path, std::string_view content, int mode) {
+  return WriteFileAtomically(*FileSystem::Real(), path, content, mode);
 }
 
 void RemoveUnfinishedFile() {
@@ -170,14 +158,16 @@ absl::Status WriteUserFile(const std::string& path, std::string_view content) {
   return absl::OkStatus();
 }
 
-absl::Status MakeDirectories(const std::string& path, int mode) {
+absl::Status MakeDirectories(FileSystem& files, const std::string& path, int mode) {
   if (path.empty() || FileExists(path)) return absl::OkStatus();
-  std::string parent = DirName(path);
-  if (parent != path && !FileExists(parent)) BFLOW_RETURN_IF_ERROR(MakeDirectories(parent, mode));
-  if (mkdir(path.c_str(), static_cast<mode_t>(mode)) != 0 && errno != EEXIST) {
-    return ErrnoStatus("create folder", path, errno);
-  }
-  return absl::OkStatus();
+  const std::string parent = DirName(path);
+  if (parent != path) BFLOW_RETURN_IF_ERROR(MakeDirectories(files, parent, mode));
+  BFLOW_RETURN_IF_ERROR(files.MakeFolder(path, mode));
+  return files.SyncFolder(parent);
+}
+
+absl::Status MakeDirectories(const std::string& path, int mode) {
+  return MakeDirectories(*FileSystem::Real(), path, mode);
 }
 
 absl::StatusOr<std::vector<std::string>> ListDirectory(const std::string& path) {

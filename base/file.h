@@ -11,6 +11,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "base/file_system.h"
 
 namespace bflow {
 
@@ -25,8 +26,12 @@ absl::StatusOr<std::string> ReadFile(const std::string& path, int64_t max_bytes)
 absl::StatusOr<std::string> ReadUserFile(const std::string& path, int64_t max_bytes);
 
 // Writes `content` to a temporary file in the same folder, flushes it to the disk, renames it to
-// `path` and flushes the folder. On any error the old file is untouched and the temporary is
-// removed. Errors: ResourceExhausted (disk full or file-size limit), PermissionDenied, Internal.
+// `path` and flushes the folder. On an error before the rename the old file is untouched and the
+// temporary is removed; an error after it means that the new file is there, but that a power
+// failure may bring the old one back. Errors: ResourceExhausted (disk full or file-size limit),
+// PermissionDenied, Internal.
+absl::Status WriteFileAtomically(FileSystem& files, const std::string& path,
+                                 std::string_view content, int mode = 0644);
 absl::Status WriteFileAtomically(const std::string& path, std::string_view content,
                                  int mode = 0644);
 
@@ -40,7 +45,8 @@ void RemoveUnfinishedFile();
 // WriteFileAtomically.
 absl::Status WriteUserFile(const std::string& path, std::string_view content);
 
-// Creates a folder and its missing parents.
+// Creates a folder and its missing parents, and flushes their names to the disk.
+absl::Status MakeDirectories(FileSystem& files, const std::string& path, int mode = 0755);
 absl::Status MakeDirectories(const std::string& path, int mode = 0755);
 
 // Names of the entries of a folder, sorted, without "." and "..".

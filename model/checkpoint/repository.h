@@ -10,6 +10,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "base/file_system.h"
 #include "model/checkpoint/calibration.h"
 #include "model/checkpoint/flow_spec.h"
 #include "model/checkpoint/manifest.h"
@@ -79,9 +80,12 @@ struct CheckpointToWrite {
 };
 
 // Writes every file atomically into `version_directory` (made if missing; 0700 and files 0600 when
-// the spec is patient-sensitive), the manifest last. Errors: AlreadyExists (a complete version is
-// there), ResourceExhausted (disk full: what was there before is intact), PermissionDenied,
-// InvalidArgument.
+// the spec is patient-sensitive), the manifest last. Once it returns OK the version outlives a
+// power failure; before, and after any error, the version is whole or absent. Errors: AlreadyExists
+// (a complete version is there), ResourceExhausted (disk full: what was there before is intact),
+// PermissionDenied, Internal, InvalidArgument.
+absl::Status WriteCheckpoint(FileSystem& files, const std::string& version_directory,
+                             const CheckpointToWrite& checkpoint);
 absl::Status WriteCheckpoint(const std::string& version_directory,
                              const CheckpointToWrite& checkpoint);
 

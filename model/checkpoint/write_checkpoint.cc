@@ -1,10 +1,9 @@
 // WriteCheckpoint: everything is checked in memory first, with the reader's own checks; then the
 // files are written, the manifest last.
-#include <unistd.h>
-
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/fault_point.h"
 #include "base/file.h"
 #include "base/sha256.h"
 #include "base/status.h"
@@ -91,29 +90,56 @@ absl::StatusOr<std::vector<NamedContent>> AllFiles(const CheckpointToWrite& chec
   return files;
 }
 
+// Names that were there before count as much as new ones: a process that was killed between making
+// a folder and flushing its name left one that a power failure takes away, with all in it.
+absl::Status MakeVersionFolder(FileSystem& files, const std::string& version_directory, int mode) {
+  BFLOW_RETURN_IF_ERROR(MakeDirectories(files, version_directory, mode));
+  const std::string model_directory = DirName(version_directory);
+  BFLOW_RETURN_IF_ERROR(files.SyncFolder(model_directory));
+  return files.SyncFolder(DirName(model_directory));
+}
+
+// Gives back the space of a version that could not be completed. The manifest, which may have been
+// renamed before the folder could not be flushed, goes first and for good: a manifest without its
+// files would be a damaged version, all of them without a manifest are none.
+void Discard(FileSystem& files, const std::string& version_directory,
+             const std::vector<NamedContent>& written, bool remove_folder) {
+  const std::string manifest = JoinPath(version_directory, kManifestFile);
+  if (FileExists(manifest)) {
+    if (!files.RemoveFile(manifest).ok() || !files.SyncFolder(version_directory).ok()) return;
+  }
+  for (const NamedContent& file : written) {
+    files.RemoveFile(JoinPath(version_directory, file.name)).IgnoreError();
+  }
+  if (remove_folder) files.RemoveFolder(version_directory).IgnoreError();
+}
+
 }  // namespace
 
-absl::Status WriteCheckpoint(const std::string& version_directory,
+absl::Status WriteCheckpoint(FileSystem& files, const std::string& version_directory,
                              const CheckpointToWrite& checkpoint) {
   const std::string manifest_path = JoinPath(version_directory, kManifestFile);
   if (FileExists(manifest_path)) {
     return absl::AlreadyExistsError("version folder: a complete version is there");
   }
-  BFLOW_ASSIGN_OR_RETURN(std::vector<NamedContent> files, AllFiles(checkpoint));
+  BFLOW_ASSIGN_OR_RETURN(const std::vector<NamedContent> contents, AllFiles(checkpoint));
   const bool patient = checkpoint.spec.sensitivity == Sensitivity::kPatient;
   const bool folder_existed = FileExists(version_directory);
-  BFLOW_RETURN_IF_ERROR(MakeDirectories(version_directory, patient ? 0700 : 0755));
-  for (size_t i = 0; i < files.size(); ++i) {
-    const absl::Status status = WriteFileAtomically(JoinPath(version_directory, files[i].name),
-                                                    files[i].content, patient ? 0600 : 0644);
-    if (status.ok()) continue;
-    // Without a manifest the version does not exist: give its space back. The file that failed
-    // goes too, because it may have been renamed before the folder could not be flushed.
-    for (size_t j = i + 1; j-- > 0;) unlink(JoinPath(version_directory, files[j].name).c_str());
-    if (!folder_existed) rmdir(version_directory.c_str());
-    return status;
+  BFLOW_FAULT_POINT("checkpoint.before_folder");
+  absl::Status status = MakeVersionFolder(files, version_directory, patient ? 0700 : 0755);
+  for (size_t i = 0; i < contents.size() && status.ok(); ++i) {
+    if (i + 1 == contents.size()) BFLOW_FAULT_POINT("checkpoint.before_manifest");
+    status = WriteFileAtomically(files, JoinPath(version_directory, contents[i].name),
+                                 contents[i].content, patient ? 0600 : 0644);
   }
-  return absl::OkStatus();
+  BFLOW_FAULT_POINT("checkpoint.after_manifest");
+  if (!status.ok()) Discard(files, version_directory, contents, !folder_existed);
+  return status;
+}
+
+absl::Status WriteCheckpoint(const std::string& version_directory,
+                             const CheckpointToWrite& checkpoint) {
+  return WriteCheckpoint(*FileSystem::Real(), version_directory, checkpoint);
 }
 
 }  // namespace bflow

@@ -54,13 +54,18 @@ void Adam::Restore(std::vector<float> first_moment, std::vector<float> second_mo
   updates_ = updates;
 }
 
-ExponentialAverage::ExponentialAverage(std::vector<std::span<float>> parameters, double decay)
-    : parameters_(std::move(parameters)), decay_(decay), average_(CopyValues(parameters_)) {}
+ExponentialAverage::ExponentialAverage(std::vector<std::span<float>> parameters, double decay,
+                                       DecayStart start)
+    : parameters_(std::move(parameters)),
+      decay_(decay),
+      start_(start),
+      average_(CopyValues(parameters_)) {}
 
 void ExponentialAverage::Update() {
   ++updates_;
   const double t = static_cast<double>(updates_);
-  const float d = static_cast<float>(std::min(decay_, (1 + t) / (10 + t)));
+  const bool growing = start_ == DecayStart::kGrowing;
+  const float d = static_cast<float>(growing ? std::min(decay_, (1 + t) / (10 + t)) : decay_);
   float* average = average_.data();
   for (std::span<float> p : parameters_) {
     for (size_t i = 0; i < p.size(); ++i) average[i] += (1 - d) * (p[i] - average[i]);

@@ -41,11 +41,17 @@ class Adam {
   int64_t updates_ = 0;
 };
 
-// average = d average + (1 - d) p after each update, d = min(decay, (1 + t) / (10 + t)), t counting
-// from 1: early weights, far from the final ones, are forgotten quickly.
+// How a moving average begins.
+enum class DecayStart {
+  kGrowing,  // d = min(decay, (1 + t) / (10 + t)): early weights are forgotten quickly
+  kAtOnce,   // d = decay
+};
+
+// average = d average + (1 - d) p after each update t, counting from 1; d by `start`.
 class ExponentialAverage {
  public:
-  ExponentialAverage(std::vector<std::span<float>> parameters, double decay);
+  ExponentialAverage(std::vector<std::span<float>> parameters, double decay,
+                     DecayStart start = DecayStart::kGrowing);
 
   void Update();
   // Exchanges the average with the parameters; calling it twice restores both.
@@ -59,6 +65,7 @@ class ExponentialAverage {
  private:
   std::vector<std::span<float>> parameters_;
   double decay_;
+  DecayStart start_;
   std::vector<float> average_;
   int64_t updates_ = 0;
 };

@@ -88,6 +88,12 @@ absl::Status ParseKeep(const std::string& text, std::optional<KeepCheckpoint>* o
   return absl::OkStatus();
 }
 
+absl::Status ParseEmaScheme(const std::string& text, std::optional<EmaScheme>* out) {
+  if (text != "polyak" && text != "alternating") return Bad("ema_scheme", "polyak or alternating");
+  *out = text == "polyak" ? EmaScheme::kPolyak : EmaScheme::kAlternating;
+  return absl::OkStatus();
+}
+
 using Handler = std::function<absl::Status(const std::string&)>;
 
 std::map<std::string, Handler> MakeHandlers(TrainOptions* o) {
@@ -135,6 +141,7 @@ std::map<std::string, Handler> MakeHandlers(TrainOptions* o) {
     return ParseSensitivity(v, &o->sensitivity);
   };
   handlers["checkpoint"] = [o](const std::string& v) { return ParseKeep(v, &o->keep); };
+  handlers["ema_scheme"] = [o](const std::string& v) { return ParseEmaScheme(v, &o->ema_scheme); };
   handlers["seed"] = [o](const std::string& v) {
     return absl::SimpleAtoi(v, &o->seed) ? absl::OkStatus()
                                          : Bad("seed", "an integer from 0 to 2^64 - 1");
@@ -157,7 +164,7 @@ std::map<std::string, Handler> MakeHandlers(TrainOptions* o) {
 }
 
 absl::Status CheckOptions(const TrainOptions& o) {
-  BFLOW_RETURN_IF_ERROR(FindPreset(o.preset).status());
+  BFLOW_ASSIGN_OR_RETURN(const Preset preset, FindPreset(o.preset));
   if (o.data.empty()) return Bad("data", "at least one record");
   if (o.signals.empty()) return Bad("signals", "the names of the channels, separated by commas");
   if (o.out.empty()) return Bad("out", "the folder of the model repository");
@@ -173,6 +180,9 @@ absl::Status CheckOptions(const TrainOptions& o) {
   if (used > 1 + 1e-9) return Bad("train_fraction", "fractions that sum to at most 1");
   if (!o.step.empty() && o.step.size() != 1 && o.step.size() != o.signals.size()) {
     return Bad("step", "one number, or one for each signal");
+  }
+  if (o.ema_scheme == EmaScheme::kAlternating && o.ema.value_or(preset.settings.ema_decay) <= 0) {
+    return Bad("ema_scheme", "an --ema above 0 with alternating, 0.999 say");
   }
   if (o.keep == KeepCheckpoint::kBest && o.validation_fraction <= 0) {
     return Bad("checkpoint", "last where --validation_fraction is 0");
@@ -259,10 +269,13 @@ std::string TrainHelp() {
       "  --train_fraction=0.64 --validation_fraction=0.08 --calibration_fraction=0.08\n"
       "                           parts of the data by time; what is left is the test part\n"
       "  --steps --batch --learning_rate --warmup_steps --schedule=constant|cosine|exponential\n"
-      "  --decay --ema --validate_every\n"
+      "  --decay --ema --ema_scheme=polyak|alternating --validate_every\n"
       "                           replace the preset's settings; --decay is per step "
       "(exponential),\n"
-      "                           --ema the decay of the moving average of the weights (0: none)\n"
+      "                           --ema the decay of the moving average of the weights (0: none),\n"
+      "                           of all weights (polyak) or of the butterflies' alone, which then "
+      "have\n"
+      "                           an optimiser of their own (alternating)\n"
       "  --checkpoint=best|last   weights to keep (default: best by validation, last without one)\n"
       "  --checkpoint_every=N     also write REPOSITORY/NAME-vVERSION-steps/STEP/ every N steps;\n"
       "                           existing versions are never overwritten\n"
@@ -270,16 +283,18 @@ std::string TrainHelp() {
       "it had\n"
       "                           not ended; starts one if there is none\n"
       "  --sensitivity=patient|none   patient: files readable by their owner only\n"
-      "  --metrics_csv=FILE       a line per validation or 100 steps\n"
+      "  --metrics_csv=FILE       a line per --validate_every steps (docs/training.md)\n"
       "  --licence=TEXT --notes=TEXT  for the model card\n"
-      "  --seed=0 --device=auto|cpu --help --version\n\n"
+      "  --seed=0 --help --version\n"
+      "  --device=auto|cpu|cuda   auto: a GPU if there is one that works\n\n"
       "Ctrl-C ends training early and writes the model as it is (exit code 130); a second one ends "
       "the\nprogram at once and writes nothing. Every 200 steps (--checkpoint_every) and at Ctrl-C "
       "the "
       "state of\nthe run goes to DIR/.NAME.training, for --resume.\n"
-      "Exit codes: 0 done, 64 usage, 65 bad input data, 69 device not supported, 70 training "
-      "failed,\n"
-      "73 cannot write, 130 interrupted.\n");
+      "A step whose loss or gradients are not finite is skipped and counted; 10 in a row end the "
+      "training\nwith the last good weights.\n"
+      "Exit codes: 0 done, 1 some records unusable (listed), 64 usage, 65 bad input data, 70 "
+      "training\nfailed, 73 cannot write, 78 --device=cuda cannot be used, 130 interrupted.\n");
 }
 
 }  // namespace bflow

@@ -9,6 +9,7 @@
 
 #include "absl/status/statusor.h"
 #include "model/checkpoint/flow_spec.h"
+#include "model/training/presets.h"
 #include "model/training/schedule.h"
 
 namespace bflow {
@@ -36,6 +37,7 @@ struct TrainOptions {
   std::optional<int64_t> steps, batch, warmup_steps, validate_every;
   std::optional<double> learning_rate, decay, ema;
   std::optional<ScheduleKind> schedule;
+  std::optional<EmaScheme> ema_scheme;
 
   uint64_t seed = 0;
   std::string device = "auto";

@@ -13,11 +13,18 @@
 
 namespace bflow {
 
+// What the moving average of the weights is for (model/training/updater.h).
+enum class EmaScheme {
+  kPolyak,       // all weights are averaged; the average is validated and kept
+  kAlternating,  // the authors' variant: two optimisers take turns, one sees the average
+};
+
 struct TrainingSettings {
   int64_t steps = 3500;
   int64_t batch = 128;
   Schedule schedule;     // total_steps is set from `steps` when training starts
   double ema_decay = 0;  // 0: no moving average
+  EmaScheme ema_scheme = EmaScheme::kPolyak;
   int64_t validate_every = 100;
 };
 

@@ -25,6 +25,7 @@ std::string FormatReport(const TrainingReport& report, int64_t total_steps) {
     absl::StrAppendFormat(&line, " val %.4f %.4f", *report.validation_nll,
                           *report.validation_nll + report.code_unit_offset);
   }
+  if (report.skipped_steps > 0) absl::StrAppendFormat(&line, " %d skipped", report.skipped_steps);
   absl::StrAppendFormat(&line, " %.0f windows/s", report.windows_per_second);
   if (report.step > 0) {
     double left = report.elapsed_seconds / static_cast<double>(report.step) *
@@ -66,7 +67,8 @@ void Progress::Finish() {
 constexpr int64_t kMaxCsvBytes = int64_t{1} << 30;
 constexpr char kCsvHeader[] =
     "step,learning_rate,train_nats_per_dim,train_nats_per_sample_step_unit,validation_nats_per_dim,"
-    "validation_nats_per_sample_step_unit,windows_per_second,elapsed_seconds\n";
+    "validation_nats_per_sample_step_unit,windows_per_second,elapsed_seconds,gradient_norm,"
+    "skipped_steps\n";
 
 absl::StatusOr<MetricsCsv> MetricsCsv::Create(const std::string& path, int64_t through) {
   std::string kept;
@@ -100,9 +102,10 @@ absl::Status MetricsCsv::Write(const TrainingReport& r) {
     validation =
         absl::StrFormat("%.9g,%.9g", *r.validation_nll, *r.validation_nll + r.code_unit_offset);
   }
-  std::string line = absl::StrFormat("%d,%.9g,%.9g,%.9g,%s,%.1f,%.3f\n", r.step, r.learning_rate,
-                                     r.train_nll, r.train_nll + r.code_unit_offset, validation,
-                                     r.windows_per_second, r.elapsed_seconds);
+  std::string line =
+      absl::StrFormat("%d,%.9g,%.9g,%.9g,%s,%.1f,%.3f,%.9g,%d\n", r.step, r.learning_rate,
+                      r.train_nll, r.train_nll + r.code_unit_offset, validation,
+                      r.windows_per_second, r.elapsed_seconds, r.gradient_norm, r.skipped_steps);
   if (std::fputs(line.c_str(), file_.get()) < 0 || std::fflush(file_.get()) != 0) {
     return absl::ResourceExhaustedError(absl::StrCat("--metrics_csv: ", strerror(errno)));
   }

@@ -24,6 +24,7 @@ TrainingSettings MergeSettings(const Preset& preset, const TrainOptions& options
   settings.steps = options.steps.value_or(settings.steps);
   settings.batch = options.batch.value_or(settings.batch);
   settings.ema_decay = options.ema.value_or(settings.ema_decay);
+  settings.ema_scheme = options.ema_scheme.value_or(settings.ema_scheme);
   settings.validate_every = options.validate_every.value_or(settings.validate_every);
   Schedule& schedule = settings.schedule;
   schedule.kind = options.schedule.value_or(schedule.kind);
@@ -117,11 +118,11 @@ absl::StatusOr<TrainingData> LoadData(const TrainOptions& options, int64_t windo
 std::string Fingerprint(const TrainOptions& options, const TrainingSettings& settings,
                         const FlowSpec& spec, const TrainingData& data) {
   const Schedule& s = settings.schedule;
-  std::string text =
-      absl::StrCat(kVersion, "\n", FlowSpecToJson(spec), "\n", options.seed, " ", settings.steps,
-                   " ", settings.batch, " ", settings.ema_decay, " ", settings.validate_every, " ",
-                   ScheduleName(s.kind), " ", s.learning_rate, " ", s.warmup_steps, " ", s.decay,
-                   " ", options.keep ? static_cast<int>(*options.keep) : -1);
+  std::string text = absl::StrCat(
+      kVersion, "\n", FlowSpecToJson(spec), "\n", options.seed, " ", settings.steps, " ",
+      settings.batch, " ", settings.ema_decay, " ", static_cast<int>(settings.ema_scheme), " ",
+      settings.validate_every, " ", ScheduleName(s.kind), " ", s.learning_rate, " ", s.warmup_steps,
+      " ", s.decay, " ", options.keep ? static_cast<int>(*options.keep) : -1);
   constexpr int64_t kSampled = 64;  // windows of each part whose codes go in
   for (DataPart part : {DataPart::kTrain, DataPart::kValidation}) {
     int64_t rows = 0;

@@ -9,6 +9,7 @@
 #include "base/file.h"
 #include "base/status.h"
 #include "base/version.h"
+#include "model/checkpoint/checkpoint_files.h"
 #include "model/checkpoint/repository.h"
 #include "model/checkpoint/safetensors.h"
 #include "model/scoring/anomaly.h"
@@ -71,6 +72,9 @@ std::map<std::string, std::string> ModelCard(const RunDescription& run, const Fl
   card["preset"] = run.preset;
   card["steps"] = absl::StrCat(run.steps);
   card["seed"] = absl::StrCat(run.seed);
+  card["skipped_steps"] = absl::StrCat(run.skipped_steps);
+  if (!run.ended.empty()) card["ended"] = run.ended;
+  if (!run.fingerprint.empty()) card["run"] = run.fingerprint;
   if (run.validation_nll) {
     card["validation_nats_per_dim"] = absl::StrFormat("%.6f", *run.validation_nll);
   }
@@ -91,8 +95,9 @@ std::map<std::string, std::string> ModelCard(const RunDescription& run, const Fl
   return card;
 }
 
-absl::Status SaveModel(const std::string& version_directory, Flow& flow, const TrainingData& data,
-                       const RunDescription& run, const std::optional<Calibration>& calibration) {
+absl::Status SaveModel(FileSystem& files, const std::string& version_directory, Flow& flow,
+                       const TrainingData& data, const RunDescription& run,
+                       const std::optional<Calibration>& calibration) {
   BFLOW_ASSIGN_OR_RETURN(FlowTensors tensors, CopyFlowTensors(flow));
   BFLOW_RETURN_IF_ERROR(CheckWeights(flow.spec(), tensors));
   CheckpointToWrite checkpoint;
@@ -104,7 +109,17 @@ absl::Status SaveModel(const std::string& version_directory, Flow& flow, const T
   checkpoint.calibration = calibration;
   checkpoint.card = ModelCard(run, flow.spec(), data, calibration);
   checkpoint.producer = absl::StrCat("bflow-train ", kVersion);
-  return WriteCheckpoint(version_directory, checkpoint);
+  return WriteCheckpoint(files, version_directory, checkpoint);
+}
+
+bool IsCheckpointOf(const std::string& version_directory, const std::string& fingerprint) {
+  const absl::StatusOr<std::string> text =
+      ReadFile(JoinPath(version_directory, kManifestFile), kMaxManifestBytes);
+  if (!text.ok()) return false;
+  const absl::StatusOr<Manifest> manifest = ParseManifest(*text);
+  if (!manifest.ok()) return false;
+  const auto run = manifest->card.find("run");
+  return run != manifest->card.end() && run->second == fingerprint;
 }
 
 int64_t NextFreeVersion(const std::string& repository, const std::string& model) {

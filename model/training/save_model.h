@@ -9,6 +9,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "base/file_system.h"
 #include "model/checkpoint/calibration.h"
 #include "model/flow/flow.h"
 #include "model/training/training_data.h"
@@ -22,6 +23,9 @@ struct RunDescription {
   uint64_t seed = 0;
   std::optional<double> validation_nll;  // nats per dimension, scaled unit
   std::optional<double> test_nll;
+  int64_t skipped_steps = 0;
+  std::string ended;        // why before its time; empty: it did not
+  std::string fingerprint;  // of the run that an intermediate checkpoint belongs to
   std::string licence, notes;
 };
 
@@ -42,8 +46,12 @@ std::map<std::string, std::string> ModelCard(const RunDescription& run, const Fl
 // rows are at most 16 windows of the calibration part, else of the validation part, else of the
 // training part. Errors: those of WriteCheckpoint; DataLoss for weights that no reader would
 // accept.
-absl::Status SaveModel(const std::string& version_directory, Flow& flow, const TrainingData& data,
-                       const RunDescription& run, const std::optional<Calibration>& calibration);
+absl::Status SaveModel(FileSystem& files, const std::string& version_directory, Flow& flow,
+                       const TrainingData& data, const RunDescription& run,
+                       const std::optional<Calibration>& calibration);
+
+// Whether a complete version carries this fingerprint.
+bool IsCheckpointOf(const std::string& version_directory, const std::string& fingerprint);
 
 // The smallest version above every version folder of the model, complete or not.
 int64_t NextFreeVersion(const std::string& repository, const std::string& model);

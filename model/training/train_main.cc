@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/exit_code.h"
+#include "base/fault_point.h"
 #include "base/version.h"
 #include "model/training/options.h"
 #include "model/training/train_program.h"
@@ -30,13 +31,18 @@ void InstallHandlers() {
   sigaction(SIGPIPE, &ignore, nullptr);
 }
 
+int Usage(const absl::Status& status) {
+  std::fprintf(stderr, "bflow-train: %s\n", std::string(status.message()).c_str());
+  return bflow::kExitUsage;
+}
+
 int Run(int argc, char** argv) {
-  absl::StatusOr<bflow::TrainOptions> options =
-      bflow::ParseTrainOptions(std::vector<std::string>(argv + 1, argv + argc));
-  if (!options.ok()) {
-    std::fprintf(stderr, "bflow-train: %s\n", std::string(options.status().message()).c_str());
-    return bflow::kExitUsage;
-  }
+  std::vector<std::string> arguments(argv + 1, argv + argc);
+#if defined(BFLOW_FAULTS) && BFLOW_FAULTS
+  if (absl::Status plan = bflow::InstallFaultPlanOf(&arguments); !plan.ok()) return Usage(plan);
+#endif
+  absl::StatusOr<bflow::TrainOptions> options = bflow::ParseTrainOptions(arguments);
+  if (!options.ok()) return Usage(options.status());
   if (options->help) {
     std::fputs(bflow::TrainHelp().c_str(), stdout);
     return bflow::kExitOk;
@@ -45,7 +51,7 @@ int Run(int argc, char** argv) {
     std::printf("bflow-train %s\n", bflow::kVersion);
     return bflow::kExitOk;
   }
-  return bflow::RunTrain(*options, stop);
+  return bflow::RunTrain(*options, stop, *bflow::FileSystem::Real());
 }
 
 }  // namespace

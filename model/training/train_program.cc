@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <limits>
 #include <memory>
 #include <utility>
 
@@ -13,12 +14,14 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "base/exit_code.h"
+#include "base/fault_point.h"
 #include "base/file.h"
 #include "base/status.h"
 #include "model/checkpoint/repository.h"
 #include "model/scoring/anomaly.h"
 #include "model/scoring/backend.h"
 #include "model/scoring/torch_guard.h"
+#include "model/training/host_parameters.h"
 #include "model/training/presets.h"
 #include "model/training/progress.h"
 #include "model/training/run_setup.h"
@@ -30,7 +33,6 @@
 namespace bflow {
 namespace {
 
-constexpr int64_t kMaxStateBytes = int64_t{4} << 30;
 constexpr int64_t kDefaultWindow = 1024;
 // A loss that far (nats per dimension) above the first one is no noise of batches.
 constexpr double kMaxNllRise = 5;
@@ -51,8 +53,9 @@ int CoreCount() {
 // One run from a checked command line to the model on disk.
 class Run {
  public:
-  Run(const TrainOptions& options, const std::atomic<bool>& stop)
-      : options_(options), stop_(stop) {}
+  Run(const TrainOptions& options, const std::atomic<bool>& stop, FileSystem& files,
+      const std::string& device)
+      : options_(options), stop_(stop), files_(files), device_(device) {}
 
   int Execute();
 
@@ -70,13 +73,19 @@ class Run {
                             step);
   }
   RunDescription Describe(int64_t steps) const;
+  absl::StatusOr<TrainingOutcome> RunTrainer();
+  absl::Status CheckOutcome() const;
   void SaveStep(int64_t step);
   void SaveState(TrainState state);
   void Report(const TrainingReport& report, bool interval);
   void PrintNll(const char* part, double nll) const;
+  void PrintSummary(const RunDescription& run, int64_t test_rows, int64_t not_finite,
+                    int64_t calibration_rows) const;
 
   const TrainOptions& options_;
   const std::atomic<bool>& stop_;
+  FileSystem& files_;
+  const at::Device device_;
   TrainingSettings settings_;
   std::unique_ptr<TrainingData> data_;
   FlowSpec spec_;
@@ -85,7 +94,7 @@ class Run {
   std::string directory_;
   std::unique_ptr<Progress> progress_;
   std::optional<MetricsCsv> csv_;
-  absl::Status csv_status_;
+  absl::Status csv_status_, checkpoint_status_;  // the first error of each
   std::string state_path_, fingerprint_;
   std::optional<TrainState> state_;  // to go on from
   std::shared_ptr<Flow> flow_;
@@ -106,6 +115,7 @@ int Run::Execute() {
       break;
   }
   if (!csv_status_.ok()) return Fail(kExitCannotWrite, csv_status_);
+  if (!checkpoint_status_.ok()) return Fail(kExitCannotWrite, checkpoint_status_);
   return records_failed_ > 0 ? kExitPartial : kExitOk;
 }
 
@@ -115,12 +125,6 @@ int Run::Prepare() {
   settings_ = MergeSettings(*preset, options_);
   if (settings_.schedule.warmup_steps >= settings_.steps) {
     settings_.schedule.warmup_steps = settings_.steps - 1;
-  }
-  absl::StatusOr<DevicePreference> device = ParseDevicePreference(options_.device);
-  if (!device.ok()) return Fail(kExitUsage, device.status());
-  if (*device == DevicePreference::kCuda) {
-    return Fail(kExitUnavailable, absl::UnimplementedError(
-                                      "--device: training runs on the CPU only; use auto or cpu"));
   }
   absl::StatusOr<std::optional<FlowSpec>> from_file = ReadSpecFile(options_);
   if (!from_file.ok()) return Fail(kExitUsage, from_file.status());
@@ -143,9 +147,7 @@ int Run::FindState() {
     std::fprintf(stderr, "starting anew; --resume would have gone on with the unfinished run\n");
     return kExitOk;
   }
-  absl::StatusOr<std::string> bytes = ReadFile(state_path_, kMaxStateBytes);
-  if (!bytes.ok()) return Fail(kExitBadInput, bytes.status());
-  absl::StatusOr<TrainState> state = ParseTrainState(*std::move(bytes));
+  absl::StatusOr<TrainState> state = ReadTrainState(state_path_);
   if (!state.ok()) return Fail(kExitBadInput, state.status());
   if (state->fingerprint != fingerprint_) {
     return Fail(kExitUsage, absl::FailedPreconditionError(
@@ -159,9 +161,7 @@ int Run::FindState() {
 
 void Run::SaveState(TrainState state) {
   state.fingerprint = fingerprint_;
-  absl::StatusOr<std::string> bytes = SerialiseTrainState(state);
-  absl::Status saved = bytes.status();
-  if (saved.ok()) saved = WriteFileAtomically(state_path_, *bytes, 0600);
+  const absl::Status saved = WriteTrainState(files_, state_path_, state);
   // The state before is intact; the run goes on.
   if (!saved.ok()) {
     progress_->Note(absl::StrCat("state of step ", state.step, " not written: ", saved.message()));
@@ -177,7 +177,9 @@ int Run::ClaimOutput() {
                                                       " exists and is never overwritten")));
   }
   const int64_t every = options_.checkpoint_every;
-  for (int64_t step = every; every > 0 && !state_ && step < settings_.steps; step += every) {
+  for (int64_t step = every; every > 0 && step < settings_.steps; step += every) {
+    // A run that goes on finds its own: it was killed after a checkpoint and before the next state.
+    if (options_.resume && IsCheckpointOf(StepDirectory(step), fingerprint_)) continue;
     if (FileExists(JoinPath(StepDirectory(step), "manifest.json"))) {
       return Fail(kExitCannotWrite,
                   absl::AlreadyExistsError(
@@ -185,7 +187,7 @@ int Run::ClaimOutput() {
                                    " exists and is never overwritten; choose another --version")));
     }
   }
-  if (absl::Status made = MakeDirectories(options_.out); !made.ok()) {
+  if (absl::Status made = MakeDirectories(files_, options_.out); !made.ok()) {
     return Fail(kExitCannotWrite,
                 absl::Status(made.code(), absl::StrCat("--out: ", made.message())));
   }
@@ -212,17 +214,21 @@ RunDescription Run::Describe(int64_t steps) const {
 }
 
 void Run::SaveStep(int64_t step) {
-  // There already where a run was killed between a checkpoint and its state: the same bits.
-  if (state_ && FileExists(JoinPath(StepDirectory(step), "manifest.json"))) return;
-  absl::StatusOr<std::optional<Calibration>> calibration = Calibrate(*flow_, *data_);
-  absl::Status saved = calibration.status();
-  if (saved.ok()) {
-    saved = SaveModel(StepDirectory(step), *flow_, *data_, Describe(step), *calibration);
-  }
+  // There already (ClaimOutput): the same bits.
+  if (FileExists(JoinPath(StepDirectory(step), "manifest.json"))) return;
+  RunDescription run = Describe(step);
+  run.fingerprint = fingerprint_;
+  const absl::Status saved = [&]() -> absl::Status {
+    BFLOW_ASSIGN_OR_RETURN(const std::shared_ptr<Flow> flow, OnCpu(flow_));
+    BFLOW_ASSIGN_OR_RETURN(const auto calibration, Calibrate(*flow, *data_));
+    return SaveModel(files_, StepDirectory(step), *flow, *data_, run, calibration);
+  }();
+  if (saved.ok()) return;
   // Earlier checkpoints are intact; the run goes on, the disk may have room again at its end.
-  if (!saved.ok()) {
-    progress_->Note(absl::StrCat("checkpoint of step ", step, " not written: ", saved.message()));
-  }
+  const absl::Status failed(
+      saved.code(), absl::StrCat("checkpoint of step ", step, " not written: ", saved.message()));
+  progress_->Note(std::string(failed.message()));
+  checkpoint_status_.Update(failed);
 }
 
 void Run::Report(const TrainingReport& report, bool interval) {
@@ -233,10 +239,7 @@ void Run::Report(const TrainingReport& report, bool interval) {
   }
 }
 
-int Run::Train() {
-  absl::StatusOr<std::shared_ptr<Flow>> flow = Flow::Create(spec_, options_.seed, at::kFloat);
-  if (!flow.ok()) return Fail(kExitUsage, flow.status());
-  flow_ = *flow;
+absl::StatusOr<TrainingOutcome> Run::RunTrainer() {
   progress_ = std::make_unique<Progress>(stderr, isatty(STDERR_FILENO) != 0, settings_.steps);
   TrainerOptions trainer_options;
   trainer_options.settings = settings_;
@@ -257,23 +260,51 @@ int Run::Train() {
   hooks.report = [this](const TrainingReport& report, bool interval) { Report(report, interval); };
   hooks.checkpoint = [this](int64_t step) { SaveStep(step); };
   hooks.state = [this](const TrainState& state) { SaveState(state); };
-  absl::StatusOr<TrainingOutcome> outcome = trainer.Run(hooks, state_ ? &*state_ : nullptr);
+  hooks.batch = [](at::Tensor* batch) {
+    if (BFLOW_FAULT_FIRES("trainer.nan_batch")) {
+      batch->fill_(std::numeric_limits<double>::quiet_NaN());
+    }
+  };
+  return trainer.Run(hooks, state_ ? &*state_ : nullptr);
+}
+
+absl::Status Run::CheckOutcome() const {
+  const bool diverged = outcome_.end == TrainingEnd::kDiverged;
+  const double reached = outcome_.validation_nll.value_or(outcome_.last_nll);
+  if (outcome_.steps > 0 ? !(reached <= outcome_.first_nll + kMaxNllRise) : diverged) {
+    return absl::InternalError(
+        outcome_.steps > 0
+            ? "model not written: the training diverged, its loss is far above that of the first "
+              "step; try a smaller --learning_rate"
+            : "model not written: no step had a finite loss and gradients");
+  }
+  return absl::OkStatus();
+}
+
+int Run::Train() {
+  absl::StatusOr<std::shared_ptr<Flow>> flow = Flow::Create(spec_, options_.seed, at::kFloat);
+  if (!flow.ok()) return Fail(kExitUsage, flow.status());
+  flow_ = *flow;
+  flow_->MoveTo(device_);
+  absl::StatusOr<TrainingOutcome> outcome = RunTrainer();
   progress_->Finish();
   if (!outcome.ok()) {
     bool bad_data = outcome.status().code() == absl::StatusCode::kInvalidArgument;
     return Fail(bad_data ? kExitBadInput : kExitInternal, outcome.status());
   }
   outcome_ = *outcome;
+  // Calibration, self-test and files are the CPU's, as a loader without a GPU would compute them.
+  flow = OnCpu(flow_);
+  if (!flow.ok()) return Fail(kExitInternal, flow.status());
+  flow_ = *flow;
   if (outcome_.end == TrainingEnd::kDiverged) {
-    std::fprintf(stderr, "bflow-train: the loss was not finite %d times in a row after step %d\n",
-                 Trainer::kMaxBadSteps, static_cast<int>(outcome_.steps));
+    std::fprintf(stderr,
+                 "bflow-train: training ended: the loss or the gradients of %d steps in a row were "
+                 "not finite after step %d; the last good weights are those of step %d\n",
+                 Trainer::kMaxBadSteps, static_cast<int>(outcome_.steps),
+                 static_cast<int>(outcome_.kept_step));
   }
-  const double reached = outcome_.validation_nll.value_or(outcome_.last_nll);
-  if (outcome_.steps > 0 && !(reached <= outcome_.first_nll + kMaxNllRise)) {
-    return Fail(kExitInternal,
-                absl::InternalError("model not written: the training diverged, its loss is far "
-                                    "above that of the first step; try a smaller --learning_rate"));
-  }
+  if (absl::Status good = CheckOutcome(); !good.ok()) return Fail(kExitInternal, good);
   if (outcome_.end == TrainingEnd::kInterrupted) {
     std::fprintf(
         stderr,
@@ -294,6 +325,12 @@ void Run::PrintNll(const char* part, double nll) const {
 int Run::Finish() {
   RunDescription run = Describe(outcome_.kept_step);
   run.validation_nll = outcome_.validation_nll;
+  run.skipped_steps = outcome_.skipped_steps;
+  if (outcome_.end == TrainingEnd::kInterrupted) run.ended = "interrupted";
+  if (outcome_.end == TrainingEnd::kDiverged) {
+    run.ended = absl::StrCat("loss or gradients of ", Trainer::kMaxBadSteps,
+                             " steps in a row were not finite after step ", outcome_.steps);
+  }
   int64_t test_rows = 0, not_finite = 0;
   std::vector<float> test =
       data_->Gather(DataPart::kTest, false,
@@ -310,34 +347,51 @@ int Run::Finish() {
                  "warning: %d calibration windows; fewer than %d make p-values unreliable\n",
                  2 * (*calibration)->n(), static_cast<int>(kMinCalibrationWindows));
   }
-  absl::Status saved = SaveModel(directory_, *flow_, *data_, run, *calibration);
+  absl::Status saved = SaveModel(files_, directory_, *flow_, *data_, run, *calibration);
   if (!saved.ok()) {
     bool ours = saved.code() == absl::StatusCode::kInvalidArgument ||
                 saved.code() == absl::StatusCode::kDataLoss;
     return Fail(ours ? kExitInternal : kExitCannotWrite,
                 absl::Status(saved.code(), absl::StrCat("model not written: ", saved.message())));
   }
-  // A run that was interrupted can go on; one that ended has nothing to go on with.
-  if (outcome_.end != TrainingEnd::kInterrupted) unlink(state_path_.c_str());
-  std::printf("%-12s %s version %d, step %d, %.1f s of training\n", "model", options_.model.c_str(),
-              static_cast<int>(version_), static_cast<int>(outcome_.kept_step), outcome_.seconds);
+  // A run that was interrupted can go on; one that is finished has nothing to go on with.
+  if (outcome_.end == TrainingEnd::kFinished) files_.RemoveFile(state_path_).IgnoreError();
+  PrintSummary(run, test_rows, not_finite, *calibration ? 2 * (*calibration)->n() : 0);
+  return kExitOk;
+}
+
+void Run::PrintSummary(const RunDescription& run, int64_t test_rows, int64_t not_finite,
+                       int64_t calibration_rows) const {
+  std::printf("%-12s %s version %d, step %d, %.1f s of training, %d steps skipped\n", "model",
+              options_.model.c_str(), static_cast<int>(version_),
+              static_cast<int>(outcome_.kept_step), outcome_.seconds,
+              static_cast<int>(outcome_.skipped_steps));
   if (run.validation_nll) PrintNll("validation", *run.validation_nll);
   if (run.test_nll) PrintNll("test", *run.test_nll);
   if (test_rows > 0) {
     std::printf("%-12s %d windows, %d not finite\n", "test part", static_cast<int>(test_rows),
                 static_cast<int>(not_finite));
   }
-  std::printf("%-12s %d windows\n", "calibration", *calibration ? 2 * (*calibration)->n() : 0);
-  return kExitOk;
+  std::printf("%-12s %d windows\n", "calibration", static_cast<int>(calibration_rows));
 }
 
 }  // namespace
 
-int RunTrain(const TrainOptions& options, const std::atomic<bool>& stop) {
+int RunTrain(const TrainOptions& options, const std::atomic<bool>& stop, FileSystem& files) {
+  // Before everything else of torch, which looks for CUDA once per process.
+  const absl::StatusOr<DevicePreference> preference = ParseDevicePreference(options.device);
+  if (!preference.ok()) return Fail(kExitUsage, preference.status());
+  const absl::StatusOr<BackendInfo> backend = LoadBackend(*preference);
+  if (!backend.ok()) return Fail(kExitConfiguration, backend.status());
+  if (*preference != DevicePreference::kCpu) {
+    std::fprintf(stderr, "computing on %s: %s%s%s%s\n", backend->device.c_str(),
+                 backend->reason.c_str(), backend->detail.empty() ? "" : " (",
+                 backend->detail.c_str(), backend->detail.empty() ? "" : ")");
+  }
   at::set_num_threads(CoreCount());
   int exit_code = kExitInternal;
   absl::Status status = GuardTorch("bflow-train", [&] {
-    exit_code = Run(options, stop).Execute();
+    exit_code = Run(options, stop, files, backend->device).Execute();
     return absl::OkStatus();
   });
   return status.ok() ? exit_code : Fail(kExitInternal, status);

@@ -10,6 +10,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "base/fault_point.h"
 #include "base/file.h"
 #include "base/status.h"
 #include "model/checkpoint/safetensors.h"
@@ -17,7 +18,9 @@
 namespace bflow {
 namespace {
 
-constexpr char kFormat[] = "bflow-train state 1";
+constexpr char kFormat[] = "bflow-train state 2";
+
+constexpr int64_t kMaxStateBytes = int64_t{4} << 30;
 
 using Metadata = std::map<std::string, std::string>;
 
@@ -81,13 +84,16 @@ absl::StatusOr<std::string> SerialiseTrainState(const TrainState& state) {
                        {"fingerprint", state.fingerprint},
                        {"step", absl::StrCat(state.step)},
                        {"bad_steps", absl::StrCat(state.bad_steps)},
+                       {"skipped_steps", absl::StrCat(state.skipped_steps)},
                        {"rows_drawn", absl::StrCat(state.rows_drawn)},
                        {"generator", state.generator},
                        {"average_updates", absl::StrCat(state.average_updates)},
                        {"best_step", absl::StrCat(state.best_step)},
                        {"first_nll", Exact(state.first_nll)},
                        {"interval_loss", Exact(state.interval_loss)},
-                       {"interval_steps", absl::StrCat(state.interval_steps)}};
+                       {"interval_gradient_norm", Exact(state.interval_gradient_norm)},
+                       {"interval_steps", absl::StrCat(state.interval_steps)},
+                       {"seconds", Exact(state.seconds)}};
   if (state.best_nll) metadata["best_nll"] = Exact(*state.best_nll);
   if (state.last_nll) metadata["last_nll"] = Exact(*state.last_nll);
   std::vector<TensorToWrite> tensors;
@@ -111,13 +117,16 @@ absl::StatusOr<TrainState> ParseTrainState(std::string bytes) {
   state.fingerprint = reader.Text("fingerprint");
   reader.Whole("step", &state.step);
   reader.Whole("bad_steps", &state.bad_steps);
+  reader.Whole("skipped_steps", &state.skipped_steps);
   reader.Whole("rows_drawn", &state.rows_drawn);
   state.generator = reader.Text("generator");
   reader.Whole("average_updates", &state.average_updates);
   reader.Whole("best_step", &state.best_step);
   reader.Real("first_nll", &state.first_nll);
   reader.Real("interval_loss", &state.interval_loss);
+  reader.Real("interval_gradient_norm", &state.interval_gradient_norm);
   reader.Whole("interval_steps", &state.interval_steps);
+  reader.Real("seconds", &state.seconds);
   reader.Optional("best_nll", &state.best_nll);
   reader.Optional("last_nll", &state.last_nll);
   BFLOW_RETURN_IF_ERROR(reader.status());
@@ -130,13 +139,28 @@ absl::StatusOr<TrainState> ParseTrainState(std::string bytes) {
     std::memcpy(values.data(), tensor->data.data(), tensor->data.size());
   }
   const size_t count = state.parameters.size();
-  for (const auto& [name, member] : kTensors) {
-    const std::vector<float>& values = state.*member;
-    const bool optional = member == &TrainState::average || member == &TrainState::best;
-    if (values.size() != count && !(optional && values.empty())) return Damaged(name);
+  if (state.first_moment.size() != count) return Damaged("first_moment");
+  if (state.second_moment.size() != count) return Damaged("second_moment");
+  if (state.average.size() > count) return Damaged("average");
+  if (!state.best.empty() && state.best.size() != count) return Damaged("best");
+  if (state.step < 0 || state.bad_steps < 0 || state.skipped_steps < 0 ||
+      state.average_updates < 0) {
+    return Damaged("step");
   }
-  if (state.step < 0 || state.bad_steps < 0 || state.average_updates < 0) return Damaged("step");
   return state;
+}
+
+absl::Status WriteTrainState(FileSystem& files, const std::string& path, const TrainState& state) {
+  BFLOW_ASSIGN_OR_RETURN(const std::string bytes, SerialiseTrainState(state));
+  BFLOW_FAULT_POINT("train_state.before_write");
+  BFLOW_RETURN_IF_ERROR(WriteFileAtomically(files, path, bytes, 0600));
+  BFLOW_FAULT_POINT("train_state.after_write");
+  return absl::OkStatus();
+}
+
+absl::StatusOr<TrainState> ReadTrainState(const std::string& path) {
+  BFLOW_ASSIGN_OR_RETURN(std::string bytes, ReadFile(path, kMaxStateBytes));
+  return ParseTrainState(std::move(bytes));
 }
 
 }  // namespace bflow

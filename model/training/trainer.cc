@@ -8,10 +8,11 @@
 
 #include "ATen/ops/empty.h"
 #include "absl/strings/str_cat.h"
+#include "base/fault_point.h"
 #include "base/philox.h"
 #include "base/status.h"
+#include "c10/core/GradMode.h"
 #include "model/scoring/window_features.h"
-#include "torch/csrc/autograd/autograd.h"
 
 namespace bflow {
 namespace {
@@ -19,25 +20,6 @@ namespace {
 constexpr int64_t kMaxValidationWindows = 512;
 // Numbers of the noise of validation and test; far from those of training.
 constexpr uint64_t kEvaluationRow = uint64_t{1} << 62;
-
-std::vector<std::span<float>> Spans(const std::vector<at::Tensor>& tensors) {
-  std::vector<std::span<float>> spans;
-  for (const at::Tensor& t : tensors) {
-    TORCH_CHECK(t.scalar_type() == at::kFloat && t.is_contiguous(),
-                "parameters are float, contiguous");
-    spans.emplace_back(t.data_ptr<float>(), static_cast<size_t>(t.numel()));
-  }
-  return spans;
-}
-
-bool AllFinite(const std::vector<std::span<const float>>& buffers) {
-  for (std::span<const float> buffer : buffers) {
-    float sum = 0;  // 0 * x is NaN exactly where x is not finite
-    for (float x : buffer) sum += 0 * x;
-    if (sum != 0) return false;
-  }
-  return true;
-}
 
 }  // namespace
 
@@ -67,19 +49,14 @@ absl::StatusOr<double> MeanNll(Flow& flow, const std::vector<float>& codes, int6
 
 Trainer::Trainer(std::shared_ptr<Flow> flow, const TrainingData& data,
                  const TrainerOptions& options)
-    : flow_(std::move(flow)),
-      data_(data),
-      options_(options),
-      tensors_(flow_->parameters()),
-      parameters_(Spans(tensors_)),
-      generator_(options.seed),
-      adam_(parameters_) {
+    : flow_(std::move(flow)), data_(data), options_(options), generator_(options.seed) {
   options_.settings.schedule.total_steps = options_.settings.steps;
   validation_codes_ =
       data_.Gather(DataPart::kValidation, true, kMaxValidationWindows, &validation_rows_);
 }
 
-absl::StatusOr<at::Tensor> Trainer::NextBatch(int64_t rows) {
+absl::StatusOr<at::Tensor> Trainer::NextBatch() {
+  const int64_t rows = options_.settings.batch;
   const FlowSpec& spec = flow_->spec();
   const int64_t size = data_.event_size();
   const size_t channels = spec.channels.size();
@@ -102,186 +79,194 @@ absl::StatusOr<at::Tensor> Trainer::NextBatch(int64_t rows) {
       if (++c == channels) c = 0;
     }
   }
-  return batch;
+  return batch.to(flow_->device());
 }
 
-absl::StatusOr<double> Trainer::Step(double rate) {
-  BFLOW_ASSIGN_OR_RETURN(at::Tensor batch, NextBatch(options_.settings.batch));
-  at::Tensor loss = -flow_->LogProb(batch).mean() / static_cast<double>(data_.event_size());
-  const double value = loss.item<double>();
-  if (!std::isfinite(value)) return std::numeric_limits<double>::quiet_NaN();
-  std::vector<at::Tensor> gradients =
-      torch::autograd::grad({loss}, tensors_, /*grad_outputs=*/{}, /*retain_graph=*/false,
-                            /*create_graph=*/false, /*allow_unused=*/false);
-  std::vector<std::span<const float>> buffers;
-  for (at::Tensor& g : gradients) {
-    g = g.contiguous();
-    buffers.emplace_back(g.data_ptr<float>(), static_cast<size_t>(g.numel()));
+absl::StatusOr<Update> Trainer::Step(const TrainerHooks& hooks, double rate) {
+  BFLOW_ASSIGN_OR_RETURN(at::Tensor batch, NextBatch());
+  if (hooks.batch) hooks.batch(&batch);
+  BFLOW_FAULT_POINT("trainer.before_step");
+  const Update update = updater_->Step(batch, rate);
+  BFLOW_FAULT_POINT("trainer.after_step");
+  return update;
+}
+
+absl::Status Trainer::Validate() {
+  updater_->SwapAverage();
+  const absl::StatusOr<double> nll =
+      MeanNll(*flow_, validation_codes_, validation_rows_, options_.seed, nullptr);
+  if (nll.ok() && std::isfinite(*nll)) {
+    last_nll_ = *nll;
+    if (!best_nll_ || *nll < *best_nll_) {
+      best_nll_ = *nll;
+      best_step_ = outcome_.steps;
+      if (options_.keep == KeepCheckpoint::kBest) best_ = updater_->Values();
+    }
   }
-  if (!AllFinite(buffers)) return std::numeric_limits<double>::quiet_NaN();
-  adam_.Step(rate, buffers);
-  if (average_) average_->Update();
-  return value;
+  updater_->SwapAverage();
+  return nll.status();
 }
 
-absl::StatusOr<double> Trainer::Evaluate() {
-  const c10::NoGradGuard no_grad;
-  BFLOW_ASSIGN_OR_RETURN(at::Tensor batch, NextBatch(options_.settings.batch));
-  return -flow_->LogProb(batch).mean().item<double>() / static_cast<double>(data_.event_size());
+double Trainer::Seconds() const {
+  return seconds_before_ + SecondsBetween(start_, Clock::Real()->Now());
 }
 
-absl::StatusOr<double> Trainer::Validate() {
-  return MeanNll(*flow_, validation_codes_, validation_rows_, options_.seed, nullptr);
-}
-
-absl::Status Trainer::Report(const TrainerHooks& hooks, int64_t step, double rate, bool interval) {
+absl::Status Trainer::Report(const TrainerHooks& hooks, double rate, bool interval) {
   TrainingReport report;
   if (interval && validation_rows_ > 0) {
-    if (average_) average_->Swap();
-    absl::StatusOr<double> nll = Validate();
-    if (nll.ok() && std::isfinite(*nll)) {
-      last_nll_ = *nll;
-      if (!best_nll_ || *nll < *best_nll_) {
-        best_nll_ = *nll;
-        best_step_ = step;
-        if (options_.keep == KeepCheckpoint::kBest) best_ = CopyValues(parameters_);
-      }
-      report.validation_nll = *nll;
-    }
-    if (average_) average_->Swap();
-    BFLOW_RETURN_IF_ERROR(nll.status());
+    last_nll_.reset();
+    BFLOW_RETURN_IF_ERROR(Validate());
+    report.validation_nll = last_nll_;
   }
-  SteadyTime now = Clock::Real()->Now();
-  report.step = step;
+  const double steps = static_cast<double>(std::max<int64_t>(interval_steps_, 1));
+  report.step = outcome_.steps;
+  report.skipped_steps = outcome_.skipped_steps;
   report.learning_rate = rate;
-  report.train_nll = interval_loss_ / static_cast<double>(std::max<int64_t>(interval_steps_, 1));
+  report.train_nll = interval_loss_ / steps;
+  report.gradient_norm = interval_gradient_norm_ / steps;
   report.code_unit_offset = CodeUnitOffset(flow_->spec());
-  report.elapsed_seconds = SecondsBetween(start_, now);
-  report.windows_per_second = static_cast<double>(interval_steps_ * options_.settings.batch) /
-                              std::max(SecondsBetween(interval_start_, now), 1e-9);
+  report.elapsed_seconds = Seconds();
+  report.windows_per_second = static_cast<double>(interval_steps_here_ * options_.settings.batch) /
+                              std::max(SecondsBetween(interval_start_, Clock::Real()->Now()), 1e-9);
   if (hooks.report) hooks.report(report, interval);
   if (interval) {
     interval_start_ = Clock::Real()->Now();
-    interval_loss_ = 0;
-    interval_steps_ = 0;
+    interval_loss_ = interval_gradient_norm_ = 0;
+    interval_steps_ = interval_steps_here_ = 0;
   }
   return absl::OkStatus();
 }
 
 absl::Status Trainer::Restore(const TrainState& state) {
-  const size_t count = CopyValues(parameters_).size();
   std::istringstream generator(state.generator);
   generator >> generator_;
-  if (generator.fail() || state.parameters.size() != count ||
-      state.average.empty() == average_.has_value()) {
-    return absl::DataLossError("training state: does not fit this run");
-  }
-  RestoreValues(state.parameters, parameters_);
-  adam_.Restore(state.first_moment, state.second_moment, state.step);
-  if (average_) average_->Restore(state.average, state.average_updates);
+  if (generator.fail()) return absl::DataLossError("training state: does not fit this run");
+  BFLOW_RETURN_IF_ERROR(updater_->Restore(state));
   rows_drawn_ = state.rows_drawn;
   best_ = state.best;
   best_nll_ = state.best_nll;
   best_step_ = state.best_step;
   last_nll_ = state.last_nll;
   interval_loss_ = state.interval_loss;
+  interval_gradient_norm_ = state.interval_gradient_norm;
   interval_steps_ = state.interval_steps;
+  outcome_.steps = state.step;
+  outcome_.skipped_steps = state.skipped_steps;
+  outcome_.first_nll = state.first_nll;
+  bad_steps_ = static_cast<int>(state.bad_steps);
+  seconds_before_ = state.seconds;
   return absl::OkStatus();
 }
 
-TrainState Trainer::State(const TrainingOutcome& outcome, int bad_steps) const {
+TrainState Trainer::State() const {
   TrainState state;
-  state.step = outcome.steps;
-  state.bad_steps = bad_steps;
-  state.rows_drawn = rows_drawn_;
+  updater_->Save(&state);
   std::ostringstream generator;
   generator << generator_;
   state.generator = generator.str();
-  state.parameters = CopyValues(parameters_);
-  state.first_moment = adam_.first_moment();
-  state.second_moment = adam_.second_moment();
-  if (average_) {
-    state.average = average_->average();
-    state.average_updates = average_->updates();
-  }
+  state.step = outcome_.steps;
+  state.bad_steps = bad_steps_;
+  state.skipped_steps = outcome_.skipped_steps;
+  state.rows_drawn = rows_drawn_;
   state.best = best_;
   state.best_nll = best_nll_;
   state.best_step = best_step_;
   state.last_nll = last_nll_;
-  state.first_nll = outcome.first_nll;
+  state.first_nll = outcome_.first_nll;
   state.interval_loss = interval_loss_;
+  state.interval_gradient_norm = interval_gradient_norm_;
   state.interval_steps = interval_steps_;
+  state.seconds = Seconds();
   return state;
 }
 
-absl::StatusOr<TrainingOutcome> Trainer::Run(const TrainerHooks& hooks, const TrainState* state) {
+absl::Status Trainer::Begin(const TrainState* state) {
   const TrainingSettings& settings = options_.settings;
   if (state == nullptr) {
-    BFLOW_ASSIGN_OR_RETURN(at::Tensor first, NextBatch(settings.batch));
+    BFLOW_ASSIGN_OR_RETURN(const at::Tensor first, NextBatch());
     flow_->InitialiseFrom(first);
   }
-  if (settings.ema_decay > 0) average_.emplace(parameters_, settings.ema_decay);
-  TrainingOutcome outcome;
-  int bad_steps = 0;
-  if (state != nullptr) {
-    BFLOW_RETURN_IF_ERROR(Restore(*state));
-    outcome.steps = state->step;
-    outcome.first_nll = state->first_nll;
-    bad_steps = static_cast<int>(state->bad_steps);
-  }
-  start_ = interval_start_ = Clock::Real()->Now();
-  SteadyTime last_drawn = start_;
+  updater_ = std::make_unique<Updater>(flow_, settings.ema_decay, settings.ema_scheme);
+  if (state != nullptr) BFLOW_RETURN_IF_ERROR(Restore(*state));
+  start_ = interval_start_ = last_drawn_ = Clock::Real()->Now();
+  return absl::OkStatus();
+}
 
-  while (outcome.steps < settings.steps) {
+absl::Status Trainer::AfterStep(const TrainerHooks& hooks, double rate) {
+  const TrainingSettings& settings = options_.settings;
+  const int64_t step = outcome_.steps;
+  const bool last = step == settings.steps;
+  const bool interval = step % settings.validate_every == 0 || last;
+  const SteadyTime now = Clock::Real()->Now();
+  if (interval || SecondsBetween(last_drawn_, now) > 0.2) {
+    BFLOW_RETURN_IF_ERROR(Report(hooks, rate, interval));
+    last_drawn_ = now;
+  }
+  const int64_t every = options_.checkpoint_every;
+  if (hooks.checkpoint && every > 0 && step % every == 0 && !last) {
+    updater_->SwapAverage();
+    hooks.checkpoint(step);
+    updater_->SwapAverage();
+  }
+  if (hooks.state && step % options_.state_every == 0 && !last) hooks.state(State());
+  return absl::OkStatus();
+}
+
+absl::Status Trainer::Loop(const TrainerHooks& hooks) {
+  while (outcome_.steps < options_.settings.steps) {
     if (hooks.stop != nullptr && hooks.stop->load()) {
-      outcome.end = TrainingEnd::kInterrupted;
-      if (hooks.state && outcome.steps > 0) hooks.state(State(outcome, bad_steps));
-      break;
+      outcome_.end = TrainingEnd::kInterrupted;
+      if (hooks.state && outcome_.steps > 0) hooks.state(State());
+      return absl::OkStatus();
     }
-    const double rate = settings.schedule.RateAt(outcome.steps);
-    BFLOW_ASSIGN_OR_RETURN(double loss, Step(rate));
-    if (std::isnan(loss)) {
-      if (++bad_steps < kMaxBadSteps) continue;  // another batch, the weights are as they were
-      outcome.end = TrainingEnd::kDiverged;
-      break;
+    const double rate = options_.settings.schedule.RateAt(outcome_.steps);
+    BFLOW_ASSIGN_OR_RETURN(const Update update, Step(hooks, rate));
+    if (!update.done) {
+      ++outcome_.skipped_steps;
+      if (++bad_steps_ < kMaxBadSteps) continue;
+      outcome_.end = TrainingEnd::kDiverged;
+      return absl::OkStatus();
     }
-    bad_steps = 0;
-    if (outcome.steps++ == 0) outcome.first_nll = loss;
-    interval_loss_ += loss;
+    bad_steps_ = 0;
+    if (outcome_.steps++ == 0) outcome_.first_nll = update.loss;
+    interval_loss_ += update.loss;
+    interval_gradient_norm_ += update.gradient_norm;
     ++interval_steps_;
-    const bool interval =
-        outcome.steps % settings.validate_every == 0 || outcome.steps == settings.steps;
-    const SteadyTime now = Clock::Real()->Now();
-    if (interval || SecondsBetween(last_drawn, now) > 0.2) {
-      BFLOW_RETURN_IF_ERROR(Report(hooks, outcome.steps, rate, interval));
-      last_drawn = now;
-    }
-    if (options_.checkpoint_every > 0 && outcome.steps % options_.checkpoint_every == 0 &&
-        outcome.steps < settings.steps && hooks.checkpoint) {
-      if (average_) average_->Swap();
-      hooks.checkpoint(outcome.steps);
-      if (average_) average_->Swap();
-    }
-    if (hooks.state && outcome.steps % options_.state_every == 0 &&
-        outcome.steps < settings.steps) {
-      hooks.state(State(outcome, bad_steps));
-    }
+    ++interval_steps_here_;
+    BFLOW_RETURN_IF_ERROR(AfterStep(hooks, rate));
   }
-  outcome.seconds = SecondsBetween(start_, Clock::Real()->Now());
-  outcome.kept_step = outcome.steps;
+  return absl::OkStatus();
+}
+
+absl::Status Trainer::End() {
+  outcome_.seconds = Seconds();
+  outcome_.kept_step = outcome_.steps;
   if (options_.keep == KeepCheckpoint::kBest && !best_.empty()) {
-    RestoreValues(best_, parameters_);
-    outcome.kept_step = best_step_;
-    outcome.validation_nll = best_nll_;
-    return outcome;
+    updater_->SetValues(best_);
+    outcome_.kept_step = best_step_;
+    outcome_.validation_nll = best_nll_;
+    return absl::OkStatus();
   }
-  if (average_) average_->Swap();
-  BFLOW_ASSIGN_OR_RETURN(outcome.last_nll, Evaluate());
+  // After the last update no loss was finite: the weights before it are the last good ones.
+  if (outcome_.end == TrainingEnd::kDiverged && updater_->Revert()) --outcome_.kept_step;
+  updater_->SwapAverage();
+  const c10::NoGradGuard no_grad;
+  BFLOW_ASSIGN_OR_RETURN(const at::Tensor batch, NextBatch());
+  outcome_.last_nll =
+      -flow_->LogProb(batch).mean().item<double>() / static_cast<double>(data_.event_size());
   if (validation_rows_ > 0) {
-    BFLOW_ASSIGN_OR_RETURN(double nll, Validate());
-    if (std::isfinite(nll)) outcome.validation_nll = nll;
+    BFLOW_ASSIGN_OR_RETURN(const double nll, MeanNll(*flow_, validation_codes_, validation_rows_,
+                                                     options_.seed, nullptr));
+    if (std::isfinite(nll)) outcome_.validation_nll = nll;
   }
-  return outcome;
+  return absl::OkStatus();
+}
+
+absl::StatusOr<TrainingOutcome> Trainer::Run(const TrainerHooks& hooks, const TrainState* state) {
+  BFLOW_RETURN_IF_ERROR(Begin(state));
+  BFLOW_RETURN_IF_ERROR(Loop(hooks));
+  BFLOW_RETURN_IF_ERROR(End());
+  return outcome_;
 }
 
 }  // namespace bflow

@@ -1,6 +1,10 @@
 // The training loop: random windows of the training part, dequantisation noise, Adam on the mean
 // negative log-likelihood, validation by time, the weights to keep. Everything random follows from
-// the seed: the same data, settings, seed and number of threads give the same weights.
+// the seed: the same data, settings, seed and number of threads give the same weights (on the CPU).
+//
+// A step whose loss or gradients are not finite is skipped: weights, optimiser, averages and
+// schedule stay as they are, the next step takes the next batch, and it is counted. Many in a row
+// end the run with the last weights whose loss was finite.
 #ifndef BFLOW_MODEL_TRAINING_TRAINER_H_
 #define BFLOW_MODEL_TRAINING_TRAINER_H_
 
@@ -10,7 +14,6 @@
 #include <memory>
 #include <optional>
 #include <random>
-#include <span>
 #include <vector>
 
 #include "ATen/core/Tensor.h"
@@ -18,12 +21,12 @@
 #include "absl/status/statusor.h"
 #include "base/clock.h"
 #include "model/flow/flow.h"
-#include "model/training/adam.h"
 #include "model/training/options.h"
 #include "model/training/presets.h"
 #include "model/training/progress.h"
 #include "model/training/train_state.h"
 #include "model/training/training_data.h"
+#include "model/training/updater.h"
 
 namespace bflow {
 
@@ -56,6 +59,9 @@ struct TrainerHooks {
   std::function<void(int64_t step)> checkpoint;
   // After `state_every` steps and when interrupted: what Run goes on from.
   std::function<void(const TrainState&)> state;
+  // Every training batch before it is used, [B, T, C] in the scaled unit: for tests, which look at
+  // it or spoil it.
+  std::function<void(at::Tensor*)> batch;
 };
 
 enum class TrainingEnd { kFinished, kInterrupted, kDiverged };
@@ -63,6 +69,7 @@ enum class TrainingEnd { kFinished, kInterrupted, kDiverged };
 struct TrainingOutcome {
   TrainingEnd end = TrainingEnd::kFinished;
   int64_t steps = 0;                     // updates done
+  int64_t skipped_steps = 0;             // not done: not finite
   std::optional<double> validation_nll;  // of the weights kept, nats per dimension
   double first_nll = 0;                  // of the first batch before its update, nats per dimension
   double last_nll = 0;                   // of one more batch with the last weights
@@ -72,38 +79,41 @@ struct TrainingOutcome {
 
 class Trainer {
  public:
-  // Loss is not finite this many steps in a row: the run ends.
+  // This many steps in a row are skipped: the run ends.
   static constexpr int kMaxBadSteps = 10;
 
   Trainer(std::shared_ptr<Flow> flow, const TrainingData& data, const TrainerOptions& options);
 
   // Initialises the flow from a first batch, or goes on from `state` (null: none), and trains it.
-  // On return the flow holds the weights to keep: finite whatever happened. Errors: InvalidArgument
+  // The flow is trained on the device where it is. On return it holds the weights to keep: finite
+  // whatever happened. To be called once. Errors: InvalidArgument
   // (data), DataLoss (a state that does not fit), ResourceExhausted, Internal.
   absl::StatusOr<TrainingOutcome> Run(const TrainerHooks& hooks, const TrainState* state = nullptr);
 
  private:
-  absl::StatusOr<at::Tensor> NextBatch(int64_t rows);
-  // One update; the loss in nats per dimension, or NaN when nothing was updated because loss or
-  // gradients were not finite.
-  absl::StatusOr<double> Step(double rate);
-  absl::StatusOr<double> Validate();
-  // The loss of a new batch, nats per dimension.
-  absl::StatusOr<double> Evaluate();
+  // The next random batch, on the flow's device.
+  absl::StatusOr<at::Tensor> NextBatch();
+  absl::Status Begin(const TrainState* state);
+  absl::Status Loop(const TrainerHooks& hooks);
+  absl::StatusOr<Update> Step(const TrainerHooks& hooks, double rate);
+  // What an update that was done leads to: counts, reports, checkpoints, states.
+  absl::Status AfterStep(const TrainerHooks& hooks, double rate);
+  // Makes the flow hold the weights to keep.
+  absl::Status End();
+  // NLL of the validation part with the weights that would be kept.
+  absl::Status Validate();
+  absl::Status Report(const TrainerHooks& hooks, double rate, bool interval);
   absl::Status Restore(const TrainState& state);
-  TrainState State(const TrainingOutcome& outcome, int bad_steps) const;
-  absl::Status Report(const TrainerHooks& hooks, int64_t step, double rate, bool validate);
+  TrainState State() const;
+  double Seconds() const;
 
   std::shared_ptr<Flow> flow_;
   const TrainingData& data_;
   TrainerOptions options_;
-  std::vector<at::Tensor> tensors_;
-  std::vector<std::span<float>> parameters_;
   std::mt19937_64 generator_;
   uint64_t rows_drawn_ = 0;  // row number of the noise
   std::vector<float> noise_;
-  Adam adam_;
-  std::optional<ExponentialAverage> average_;
+  std::unique_ptr<Updater> updater_;  // from Begin on: it averages initialised weights
 
   std::vector<float> validation_codes_;
   int64_t validation_rows_ = 0;
@@ -112,10 +122,16 @@ class Trainer {
   std::optional<double> last_nll_;
   int64_t best_step_ = 0;
 
-  SteadyTime start_;
-  SteadyTime interval_start_;
-  double interval_loss_ = 0;
+  TrainingOutcome outcome_;
+  int bad_steps_ = 0;  // in a row
+  SteadyTime start_, last_drawn_;
+  double seconds_before_ = 0;  // of the runs that this one goes on from
+
+  // Since the last report.
+  double interval_loss_ = 0, interval_gradient_norm_ = 0;
   int64_t interval_steps_ = 0;
+  SteadyTime interval_start_;  // in this process
+  int64_t interval_steps_here_ = 0;
 };
 
 }  // namespace bflow

@@ -12,7 +12,6 @@
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
-#include <random>
 #include <sstream>
 #include <string>
 #include <thread>
@@ -23,6 +22,7 @@
 #include "gtest/gtest.h"
 #include "model/checkpoint/repository.h"
 #include "model/scoring/flow_scorer.h"
+#include "tests/model/training/tiny_record.h"
 
 namespace bflow {
 namespace {
@@ -30,39 +30,13 @@ namespace {
 using ::testing::HasSubstr;
 constexpr int kFrames = 64 * 400 + 17;
 
-// Two noisy oscillations of 12-bit codes in WFDB format 16.
-void WriteRecord(const std::string& folder) {
-  std::mt19937_64 generator(5);
-  std::normal_distribution<double> noise(0, 6);
-  std::string bytes;
-  int16_t first[2] = {0, 0}, sum[2] = {0, 0};
-  for (int t = 0; t < kFrames; ++t) {
-    for (int c = 0; c < 2; ++c) {
-      double value =
-          (c == 0 ? 300 * std::sin(0.21 * t) : 200 * std::cos(0.13 * t)) + noise(generator);
-      int16_t code = static_cast<int16_t>(std::lround(value));
-      if (t == 0) first[c] = code;
-      sum[c] = static_cast<int16_t>(sum[c] + code);
-      bytes.push_back(static_cast<char>(code & 0xff));
-      bytes.push_back(static_cast<char>((code >> 8) & 0xff));
-    }
-  }
-  std::ofstream(folder + "/tiny.dat", std::ios::binary) << bytes;
-  std::ofstream header(folder + "/tiny.hea");
-  header << "tiny 2 125 " << kFrames << "\n";
-  for (int c = 0; c < 2; ++c) {
-    header << "tiny.dat 16 200/mV 12 0 " << first[c] << " " << sum[c] << " 0 "
-           << (c == 0 ? "A" : "B") << "\n";
-  }
-}
-
 class TrainProgramTest : public ::testing::Test {
  protected:
   void SetUp() override {
     std::string pattern = ::testing::TempDir() + "/bflow_train_XXXXXX";
     ASSERT_NE(mkdtemp(pattern.data()), nullptr);
     folder_ = pattern;
-    WriteRecord(folder_);
+    WriteTinyRecord(folder_, kFrames);
   }
   void TearDown() override { std::filesystem::remove_all(folder_); }
 
@@ -313,7 +287,8 @@ TEST_F(TrainProgramTest, ErrorsHaveTheirExitCodes) {
   EXPECT_EQ(Train({"--preset=nonsense"}), 64);
   EXPECT_THAT(Text("stderr"), HasSubstr("waveform-published, waveform-paper"));
   EXPECT_EQ(Train({"--frobnicate=1"}), 64);
-  EXPECT_EQ(Train({"--device=cuda"}), 69);
+  EXPECT_EQ(Train({"--device=cuda", "--steps=2"}), 78);
+  EXPECT_THAT(Text("stderr"), HasSubstr("device: cuda"));
   std::vector<std::string> arguments = Arguments({"--steps=2"});
   arguments[3] = folder_ + "/absent";
   EXPECT_EQ(Wait(Start(arguments)), 65);

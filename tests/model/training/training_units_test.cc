@@ -200,6 +200,8 @@ TEST(Options, ErrorsNameTheFlagAndNeverTheValue) {
       {"--sensitivity=secret", "--sensitivity"},
       {"--signals=A,,B", "--signals"},
       {"--schedule=secret", "--schedule"},
+      {"--ema_scheme=secret", "--ema_scheme"},
+      {"--ema_scheme=alternating", "--ema above 0"},
       {"--device=secret", "--device"},
       {"--typo=secret", "unknown flag --typo;"},
       {"--seed=-1", "--seed"},
@@ -239,6 +241,8 @@ TEST(Progress, ReportsBothUnits) {
             "step 50/100 [##########..........] nll -3.5000 nats/dim 1.0000 nats/sample val "
             "-3.2500 1.2500 "
             "1234 windows/s 1:01 left");
+  report.skipped_steps = 3;
+  EXPECT_THAT(FormatReport(report, 100), HasSubstr(" 3 skipped 1234 windows/s"));
 }
 
 TEST(MetricsCsv, OneLinePerReport) {
@@ -250,13 +254,16 @@ TEST(MetricsCsv, OneLinePerReport) {
     report.step = 3;
     report.train_nll = -1;
     report.code_unit_offset = 2;
+    report.gradient_norm = 0.5;
+    report.skipped_steps = 1;
     ASSERT_TRUE(csv->Write(report).ok());
   }
   EXPECT_EQ(*ReadFile(path, 1000),
             "step,learning_rate,train_nats_per_dim,train_nats_per_sample_step_unit,validation_nats_"
             "per_dim,"
-            "validation_nats_per_sample_step_unit,windows_per_second,elapsed_seconds\n"
-            "3,0,-1,1,,,0.0,0.000\n");
+            "validation_nats_per_sample_step_unit,windows_per_second,elapsed_seconds,gradient_norm,"
+            "skipped_steps\n"
+            "3,0,-1,1,,,0.0,0.000,0.5,1\n");
   std::remove(path.c_str());
   EXPECT_FALSE(MetricsCsv::Create("/dev/null/x").ok());
 }
