@@ -10,6 +10,7 @@
 #include <cmath>
 #include <cstdio>
 #include <limits>
+#include <map>
 #include <memory>
 #include <random>
 #include <string>
@@ -20,10 +21,12 @@
 #include "base/exit_code.h"
 #include "base/status.h"
 #include "bench/corruptions.h"
+#include "bench/localisation.h"
 #include "model/checkpoint/repository.h"
 #include "model/data/wfdb.h"
 #include "model/flow/flow.h"
 #include "model/scoring/anomaly.h"
+#include "model/scoring/attribution.h"
 #include "model/scoring/flow_scorer.h"
 #include "model/scoring/torch_guard.h"
 #include "model/scoring/window_features.h"
@@ -34,14 +37,13 @@ namespace {
 
 constexpr int64_t kAll = std::numeric_limits<int64_t>::max();
 
-// P(positive > normal) + P(positive = normal) / 2.
-double Auroc(const std::vector<double>& normal, const std::vector<double>& positive) {
-  double wins = 0;
-  for (double p : positive) {
-    for (double n : normal) wins += p > n ? 1 : p == n ? 0.5 : 0;
-  }
-  return wins / static_cast<double>(normal.size()) / static_cast<double>(positive.size());
-}
+// The corruptions that have a place in the window, and whether it is one stretch.
+struct LocalCorruption {
+  const char* name;
+  bool stretch;
+};
+constexpr LocalCorruption kLocal[] = {
+    {"5 spikes", false}, {"lead-off saturation", true}, {"flat line, half", true}};
 
 std::vector<ChannelStatistics> Statistics(const TrainingData& data) {
   int64_t rows = 0;
@@ -71,7 +73,9 @@ class Evaluation {
 
  private:
   absl::StatusOr<std::vector<double>> Scores(const std::vector<float>& codes);
+  absl::StatusOr<std::vector<double>> Causes(const std::vector<float>& codes);
   absl::Status Measure(const std::string& name, const std::vector<float>& codes);
+  absl::Status Localise(const LocalCorruption& local, const std::vector<float>& codes);
   std::vector<float> Apply(const Corruption& corruption, std::mt19937_64& generator) const;
 
   std::shared_ptr<Flow> flow_;
@@ -79,6 +83,7 @@ class Evaluation {
   std::vector<ChannelStatistics> statistics_;
   std::vector<float> normal_;  // codes, window after window
   std::unique_ptr<AnomalyModel> model_;
+  AttributionTables tables_;
   std::vector<double> normal_scores_;
   std::vector<double> aurocs_;
 };
@@ -104,6 +109,38 @@ absl::Status Evaluation::Measure(const std::string& name, const std::vector<floa
   aurocs_.push_back(Auroc(normal_scores_, scores));
   std::printf("%-22s %4d windows  AUROC %.4f\n", name.c_str(), static_cast<int>(scores.size()),
               aurocs_.back());
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::vector<double>> Evaluation::Causes(const std::vector<float>& codes) {
+  HostBatch batch{static_cast<int64_t>(codes.size()) / data_.event_size(), codes};
+  PassOptions options;
+  options.want_causes = true;
+  BFLOW_ASSIGN_OR_RETURN(PassResult pass,
+                         RunPass(*flow_, batch, CalibrationNoise(flow_->spec()), 0, options));
+  return std::move(pass.causes);
+}
+
+absl::Status Evaluation::Localise(const LocalCorruption& local, const std::vector<float>& codes) {
+  BFLOW_ASSIGN_OR_RETURN(std::vector<double> causes, Causes(codes));
+  const int64_t channels = static_cast<int64_t>(data_.channels().size());
+  const size_t entries = static_cast<size_t>(AttributionEntries(data_.window(), channels));
+  const std::vector<bool> changed =
+      ChangedEntries(normal_, codes, data_.window(), channels, local.stretch);
+  std::vector<double> inside, outside;
+  std::vector<float> z(entries);
+  std::vector<AttributionCause> cause(entries);
+  for (size_t w = 0; w * entries < changed.size(); ++w) {
+    Attribute(tables_,
+              {causes.data() + w * kAttributionCauses * entries, kAttributionCauses * entries},
+              z.data(), cause.data());
+    for (size_t i = 0; i < entries; ++i) {
+      (changed[w * entries + i] ? inside : outside).push_back(z[i]);
+    }
+  }
+  std::printf("where: %-22s %d entries of %d  AUROC %.4f\n", local.name,
+              static_cast<int>(inside.size()), static_cast<int>(changed.size()),
+              Auroc(outside, inside));
   return absl::OkStatus();
 }
 
@@ -143,9 +180,21 @@ absl::Status Evaluation::Run(const TrainingData* other) {
   std::printf("%d windows calibrate, %d are normal\n", static_cast<int>(half),
               static_cast<int>(normal_scores_.size()));
 
+  std::vector<float> half_a;
+  for (int64_t row = 0; row < half; row += 2) {
+    const auto begin = test.begin() + row * data_.event_size();
+    half_a.insert(half_a.end(), begin, begin + data_.event_size());
+  }
+  std::vector<double> steps;
+  for (const ChannelSpec& channel : data_.channels()) steps.push_back(channel.step);
+  BFLOW_ASSIGN_OR_RETURN(std::vector<double> causes, Causes(half_a));
+  BFLOW_ASSIGN_OR_RETURN(tables_, FitAttribution(causes, data_.window(), steps));
+
   std::mt19937_64 generator(7);
+  std::map<std::string, std::vector<float>> corrupted;
   for (const Corruption& corruption : AllCorruptions()) {
-    BFLOW_RETURN_IF_ERROR(Measure(corruption.name, Apply(corruption, generator)));
+    corrupted[corruption.name] = Apply(corruption, generator);
+    BFLOW_RETURN_IF_ERROR(Measure(corruption.name, corrupted[corruption.name]));
   }
   if (other != nullptr) {
     std::vector<float> codes = other->Gather(DataPart::kTrain, true, kAll, &rows);
@@ -163,6 +212,9 @@ absl::Status Evaluation::Run(const TrainingData* other) {
   std::printf("%-22s %4d sets     mean %.4f  worst %.4f\n", "all", static_cast<int>(aurocs_.size()),
               sum / static_cast<double>(aurocs_.size()),
               *std::min_element(aurocs_.begin(), aurocs_.end()));
+  for (const LocalCorruption& local : kLocal) {
+    BFLOW_RETURN_IF_ERROR(Localise(local, corrupted.at(local.name)));
+  }
   return absl::OkStatus();
 }
 

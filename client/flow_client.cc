@@ -54,17 +54,47 @@ absl::StatusOr<std::vector<RowLogLikelihood>> ReadLikelihood(int64_t n, const v1
   return out;
 }
 
+// Puts `next` into descending `top` if it belongs there.
+template <typename T, typename Larger>
+void Insert(T next, std::array<T, 3>& top, Larger larger) {
+  for (T& slot : top) {
+    if (larger(next, slot)) std::swap(slot, next);
+  }
+}
+
 // The largest contributions of a row, descending; zero and negative ones are no reasons.
 std::array<Reason, 3> LargestContributions(const double* row, int features) {
   std::array<Reason, 3> top;
   for (int f = 0; f < features; ++f) {
     if (!(row[f] > 0)) continue;
-    Reason next{f, row[f]};
-    for (Reason& slot : top) {
-      if (slot.feature < 0 || next.contribution > slot.contribution) std::swap(slot, next);
-    }
+    Insert(Reason{f, row[f]}, top, [](const Reason& a, const Reason& b) {
+      return b.feature < 0 || a.contribution > b.contribution;
+    });
   }
   return top;
+}
+
+// The largest entries of each row's attribution.
+absl::Status ReadAttribution(const v1::AnomalyScoreResponse& reply, const PinnedModel& model,
+                             int64_t n, RowAnomaly* out) {
+  const int64_t stride = reply.attribution_stride();
+  if (stride < 1) return absl::InternalError("attribution_stride: the server gave none");
+  const int64_t channels = model.info.event_shape(1);
+  const int64_t entries = (model.info.event_shape(0) + stride - 1) / stride * channels;
+  BFLOW_ASSIGN_OR_RETURN(const auto z,
+                         DecodeScores(reply.attribution(), n * entries, "attribution"));
+  BFLOW_RETURN_IF_ERROR(
+      CheckByteColumn(reply.attribution_cause(), n * entries, "attribution_cause"));
+  for (int64_t i = 0; i < n * entries; ++i) {
+    const size_t k = static_cast<size_t>(i);
+    if (!(z[k] > 0)) continue;
+    const int64_t entry = i % entries;
+    Insert(Place{entry / channels, static_cast<int>(entry % channels),
+                 static_cast<uint8_t>(reply.attribution_cause()[k]), z[k]},
+           out[i / entries].places,
+           [](const Place& a, const Place& b) { return b.segment < 0 || a.z > b.z; });
+  }
+  return absl::OkStatus();
 }
 
 absl::Status ReadAnomaly(const v1::AnomalyScoreResponse& reply, int64_t n, RowAnomaly* out) {
@@ -316,11 +346,16 @@ absl::StatusOr<AnomalyResult> FlowClient::AnomalyScore(const PinnedModel& model,
   v1::StreamScoreRequest::Open open;
   open.set_want_anomaly(true);
   open.set_want_contributions(true);
+  open.set_want_attribution(options.want_attribution);
   if (options.alpha.has_value()) open.set_alpha(*options.alpha);
   auto take = [&](int64_t first, int64_t count, const Result& result) -> absl::Status {
     const v1::AnomalyScoreResponse& reply = result.anomaly();
     BFLOW_RETURN_IF_ERROR(CheckModelRef(model, reply.model()));
     BFLOW_RETURN_IF_ERROR(ReadAnomaly(reply, count, out.rows.data() + first));
+    if (options.want_attribution) {
+      BFLOW_RETURN_IF_ERROR(ReadAttribution(reply, model, count, out.rows.data() + first));
+      out.attribution_stride = reply.attribution_stride();
+    }
     out.feature_names.assign(reply.feature_names().begin(), reply.feature_names().end());
     out.score_definition = reply.score_definition();
     out.calibration_rows = reply.calibration_rows();

@@ -75,6 +75,14 @@ struct Reason {
   double contribution = 0;  // part of the row's score
 };
 
+// Where in a window: an entry of the attribution.
+struct Place {
+  int64_t segment = -1;  // of AnomalyResult::attribution_stride time steps; -1 = none
+  int channel = 0;
+  uint8_t cause = 0;  // as on the wire: 1 gradient, 2 unchanged run, 3 jump
+  double z = 0;
+};
+
 struct RowAnomaly {
   RowLogLikelihood likelihood;
   double score = 0;
@@ -84,6 +92,7 @@ struct RowAnomaly {
   double nll_rank = 0;
   uint8_t typicality = 0;
   std::array<Reason, 3> reasons;  // the largest contributions, descending; feature -1 = none
+  std::array<Place, 3> places;    // the largest of the attribution, descending; if it was wanted
 };
 
 struct AnomalyResult {
@@ -91,7 +100,8 @@ struct AnomalyResult {
   std::vector<std::string> feature_names;
   std::string score_definition;
   uint32_t calibration_rows = 0;
-  double alpha = 0;  // as used
+  double alpha = 0;                // as used
+  int64_t attribution_stride = 0;  // 0: attribution was not wanted
 };
 
 struct LogLikelihoodOptions {
@@ -101,6 +111,7 @@ struct LogLikelihoodOptions {
 
 struct AnomalyOptions {
   std::optional<double> alpha;  // unset: the calibration's
+  bool want_attribution = false;
 };
 
 struct SampleOptions {

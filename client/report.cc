@@ -18,17 +18,36 @@ const char* TypicalityName(uint8_t typicality) {
   return typicality == 0 ? "typical" : typicality == 1 ? "too_likely" : "too_unlikely";
 }
 
-std::string SpanLine(const ScoredRecord& record, const Span& span) {
+// "jump/V@00:00:05.120=31.2;...": cause and channel of the largest attributions, the time into the
+// record at which their segment begins, and their z. Empty where it was not asked for.
+std::string WhereText(const PinnedModel& model, const ScoredRecord& record, size_t row) {
+  constexpr const char* kCauses[] = {"none", "gradient", "flat_run", "jump"};
+  std::string out;
+  for (const Place& place : record.result.rows[row].places) {
+    if (place.segment < 0 || place.channel >= model.info.channels_size()) break;
+    const int64_t frame =
+        record.input.places[row].start_frame + place.segment * record.result.attribution_stride;
+    absl::StrAppend(&out, out.empty() ? "" : ";", kCauses[std::min<int>(place.cause, 3)], "/",
+                    model.info.channels(place.channel).name(), "@",
+                    FormatOffset(FrameSeconds(record.input, frame)));
+    absl::StrAppendFormat(&out, "=%.4g", place.z);
+  }
+  return out;
+}
+
+std::string SpanLine(const PinnedModel& model, const ScoredRecord& record, const Span& span) {
   const InputWindows& input = record.input;
   const double begin = FrameSeconds(input, span.begin);
   const double end = FrameSeconds(input, span.end);
   const std::string from = AddToStartTime(input.start_time, begin);
+  std::string where = WhereText(model, record, span.top_row);
+  if (!where.empty()) where = "\n    where " + where;
   return absl::StrFormat(
-      "  %s  +%s to +%s%s  %d window%s, score %.4g, p %.4g  %s\n", input.record,
+      "  %s  +%s to +%s%s  %d window%s, score %.4g, p %.4g  %s%s\n", input.record,
       FormatOffset(begin), FormatOffset(end),
       from.empty() ? from
                    : absl::StrCat("  (", from, " to ", AddToStartTime(input.start_time, end), ")"),
-      span.windows, span.windows == 1 ? "" : "s", span.score, span.p_value, span.reasons);
+      span.windows, span.windows == 1 ? "" : "s", span.score, span.p_value, span.reasons, where);
 }
 
 double Share(int64_t part, int64_t whole) {
@@ -53,10 +72,12 @@ std::string RowStatusName(uint8_t status) {
 }
 
 std::string ScoreCsv(const PinnedModel& model, const std::vector<ScoredRecord>& records) {
+  const bool where = !records.empty() && records.front().result.attribution_stride > 0;
   std::string out =
       "record,segment,window,start_sample,start_time,model,version,manifest_sha256,row_status,"
       "constant_channel,log_prob,nats_per_dim,bits_per_dim,score,p_value,flagged,score_ratio,"
-      "nll_rank,typicality,top_reasons\r\n";
+      "nll_rank,typicality,top_reasons";
+  absl::StrAppend(&out, where ? ",where" : "", "\r\n");
   for (const ScoredRecord& record : records) {
     const InputWindows& input = record.input;
     for (size_t i = 0; i < record.result.rows.size(); ++i) {
@@ -72,9 +93,11 @@ std::string ScoreCsv(const PinnedModel& model, const std::vector<ScoredRecord>& 
                              row.likelihood.bits_per_dim, row.score, row.p_value}) {
         absl::StrAppendFormat(&out, ",%.9g", v);
       }
-      absl::StrAppendFormat(&out, ",%d,%.9g,%.9g,%s,%s\r\n", row.flagged ? 1 : 0, row.score_ratio,
+      absl::StrAppendFormat(&out, ",%d,%.9g,%.9g,%s,%s", row.flagged ? 1 : 0, row.score_ratio,
                             row.nll_rank, TypicalityName(row.typicality),
                             CsvField(ReasonText(row, record.result.feature_names)));
+      if (where) absl::StrAppend(&out, ",", CsvField(WhereText(model, record, i)));
+      out += "\r\n";
     }
   }
   return out;
@@ -153,7 +176,7 @@ std::string ScoreText(const PinnedModel& model, const std::vector<ScoredRecord>&
   out += "\n";
   if (s.top.empty()) return out;
   absl::StrAppend(&out, "\nmost anomalous spans (", s.top.size(), " of ", s.spans, ")\n");
-  for (const Span& span : s.top) out += SpanLine(records[span.record], span);
+  for (const Span& span : s.top) out += SpanLine(model, records[span.record], span);
   return out;
 }
 
@@ -206,6 +229,9 @@ Json ScoreJson(const PinnedModel& model, const std::vector<ScoredRecord>& record
          {"score", Number(span.score)},
          {"p_value", span.p_value},
          {"reasons", span.reasons}});
+    if (records[span.record].result.attribution_stride > 0) {
+      out["spans"].back()["where"] = WhereText(model, records[span.record], span.top_row);
+    }
   }
   return out;
 }

@@ -38,6 +38,7 @@ std::vector<Span> MergeFlagged(size_t record, const std::vector<WindowPlace>& pl
     if (span.windows == 0 || row.score > span.score) {
       span.score = row.score;
       span.reasons = ReasonText(row, result.feature_names);
+      span.top_row = i;
     }
     span.p_value = std::min(span.p_value, row.p_value);
     ++span.windows;

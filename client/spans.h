@@ -27,6 +27,7 @@ struct Span {
   double score = 0;     // the largest of its windows
   double p_value = 1;   // the smallest of its windows
   std::string reasons;  // of the window with the largest score
+  size_t top_row = 0;   // that window's place in the result
 };
 
 // "flat_run/ABP=12.3;step/II=4.1", largest first; empty if there are none.

@@ -13,6 +13,7 @@ namespace {
 struct Flags : CommonFlags {
   InputFlags input;
   std::optional<double> alpha;
+  bool attribution = false;
   uint64_t seed = 0;
   std::string out;
 };
@@ -31,7 +32,8 @@ int Run(const Flags& flags) {
   bool marked = false;
   auto score = [&](const PinnedModel& model, InputWindows input) -> absl::Status {
     ProgressBar bar(input.record, input.rows.rows);
-    auto result = client.AnomalyScore(model, input.rows, {.alpha = flags.alpha},
+    auto result = client.AnomalyScore(model, input.rows,
+                                      {.alpha = flags.alpha, .want_attribution = flags.attribution},
                                       [&](int64_t done) { bar.Update(done); });
     if (!result.ok()) return result.status();
     std::vector<uint8_t> status;
@@ -65,6 +67,8 @@ Command AddScore(CLI::App* program) {
   flags->Add(app);
   flags->input.Add(app);
   app->add_option("--alpha", flags->alpha, "flag p-values up to this; the model's if not given");
+  app->add_flag("--attribution", flags->attribution,
+                "also where in the windows: a column and a line of the summary; slower");
   app->add_option("--seed", flags->seed,
                   "accepted, without effect: the calibration fixes the noise");
   app->add_option("--out", flags->out, "CSV file, one line per window");

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <set>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
@@ -86,6 +87,41 @@ absl::Status CheckAscending(const char* field, const std::vector<double>& values
   return absl::OkStatus();
 }
 
+absl::Status CheckAttribution(const AttributionTables& tables) {
+  if (tables.stride != 32) return Fault("attribution.stride", "expected 32");
+  const size_t channels = tables.median[0].size();
+  if (channels < 1) return Fault("attribution.gradient.median", "expected one value per channel");
+  for (size_t k = 0; k < kAttributionCauses; ++k) {
+    const std::string path = absl::StrCat("attribution.", kAttributionCauseNames[k]);
+    BFLOW_RETURN_IF_ERROR(CheckSize((path + ".median").c_str(), tables.median[k].size(), channels));
+    BFLOW_RETURN_IF_ERROR(CheckSize((path + ".spread").c_str(), tables.spread[k].size(), channels));
+    for (size_t c = 0; c < channels; ++c) {
+      if (!std::isfinite(tables.median[k][c])) return Fault(path + ".median", "not finite");
+      if (!(tables.spread[k][c] > 0 && std::isfinite(tables.spread[k][c]))) {
+        return Fault(path + ".spread", "expected more than 0");
+      }
+    }
+  }
+  return absl::OkStatus();
+}
+
+void ReadAttribution(const Json& json, ObjectReader& parent, Calibration& c) {
+  AttributionTables tables;
+  ObjectReader reader(json, "attribution");
+  reader.Read("stride", &tables.stride);
+  for (size_t k = 0; k < kAttributionCauses; ++k) {
+    const Json* cause = reader.Object(kAttributionCauseNames[k]);
+    if (cause == nullptr) break;
+    ObjectReader values(*cause, reader.Path(kAttributionCauseNames[k]));
+    values.Read("median", &tables.median[k]);
+    values.Read("spread", &tables.spread[k]);
+    if (absl::Status status = values.Finish(); !status.ok()) reader.Fail(status);
+  }
+  absl::Status status = reader.Finish();
+  if (!status.ok()) return parent.Fail(status);
+  c.attribution = std::move(tables);
+}
+
 absl::Status Check(const Calibration& c, int64_t n) {
   if (c.score_definition != "flow_quality_v1") {
     return Fault("score_definition", "expected \"flow_quality_v1\"");
@@ -106,7 +142,7 @@ absl::Status Check(const Calibration& c, int64_t n) {
   if (!(c.reference_stddev >= 0 && std::isfinite(c.reference_stddev))) {
     return Fault("reference_stddev", "expected at least 0");
   }
-  return absl::OkStatus();
+  return c.attribution ? CheckAttribution(*c.attribution) : absl::OkStatus();
 }
 
 }  // namespace
@@ -130,7 +166,9 @@ absl::StatusOr<Calibration> ParseCalibration(std::string_view text) {
   reader.Read("n", &n);
   reader.Read("alpha", &c.alpha);
   reader.Read("noise", &c.noise);
-  reader.Ignore("attribution");
+  if (const Json* tables = reader.Object("attribution", Presence::kOptional)) {
+    ReadAttribution(*tables, reader, c);
+  }
   reader.Read("reference_mean", &c.reference_mean);
   reader.Read("reference_stddev", &c.reference_stddev);
   BFLOW_RETURN_IF_ERROR(reader.Finish());
@@ -154,6 +192,15 @@ std::string CalibrationToJson(const Calibration& c) {
   json["noise"] = c.noise;
   json["reference_mean"] = c.reference_mean;
   json["reference_stddev"] = c.reference_stddev;
+  if (c.attribution) {
+    Json tables;
+    tables["stride"] = c.attribution->stride;
+    for (size_t k = 0; k < kAttributionCauses; ++k) {
+      tables[kAttributionCauseNames[k]] = {{"median", c.attribution->median[k]},
+                                           {"spread", c.attribution->spread[k]}};
+    }
+    json["attribution"] = tables;
+  }
   return json.dump(-1, ' ', false, Json::error_handler_t::replace);
 }
 

@@ -3,6 +3,9 @@
 #ifndef BFLOW_MODEL_CHECKPOINT_CALIBRATION_H_
 #define BFLOW_MODEL_CHECKPOINT_CALIBRATION_H_
 
+#include <array>
+#include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -10,6 +13,16 @@
 #include "absl/status/statusor.h"
 
 namespace bflow {
+
+inline constexpr size_t kAttributionCauses = 3;
+inline constexpr std::array<const char*, kAttributionCauses> kAttributionCauseNames = {
+    "gradient", "flat_run", "jump"};
+
+// What turns the causes of a segment into z values: per cause and channel.
+struct AttributionTables {
+  int64_t stride = 32;                                                 // time steps per segment
+  std::array<std::vector<double>, kAttributionCauses> median, spread;  // C each; spread > 0
+};
 
 struct Calibration {
   std::string score_definition = "flow_quality_v1";
@@ -22,6 +35,7 @@ struct Calibration {
   std::string noise = "center";                         // "center" if quantised, else "none"
   double reference_mean = 0;                            // nats per dim, half B
   double reference_stddev = 0;
+  std::optional<AttributionTables> attribution;  // none: the model does not say where
 
   int n() const { return static_cast<int>(scores.size()); }
 };

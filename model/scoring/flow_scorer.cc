@@ -11,6 +11,7 @@
 #include "base/status.h"
 #include "model/flow/flow.h"
 #include "model/scoring/anomaly.h"
+#include "model/scoring/attribution.h"
 #include "model/scoring/draw_samples.h"
 #include "model/scoring/flow_tensors.h"
 #include "model/scoring/torch_guard.h"
@@ -53,8 +54,8 @@ class FlowScorer final : public Scorer {
   }
 
   absl::StatusOr<AnomalyResult> Anomaly(const HostBatch& x,
-                                        bool want_contributions) const override {
-    return GuardTorchOr("anomaly score", [&] { return GuardedAnomaly(x, want_contributions); });
+                                        const AnomalyOptions& options) const override {
+    return GuardTorchOr("anomaly score", [&] { return GuardedAnomaly(x, options); });
   }
 
   absl::StatusOr<SampleResult> Sample(const SampleOptions& options) const override {
@@ -95,16 +96,22 @@ class FlowScorer final : public Scorer {
     return result;
   }
 
-  absl::StatusOr<AnomalyResult> GuardedAnomaly(const HostBatch& x, bool want_contributions) const {
+  absl::StatusOr<AnomalyResult> GuardedAnomaly(const HostBatch& x,
+                                               const AnomalyOptions& wanted) const {
     if (!anomaly_) {
       return absl::FailedPreconditionError("model: has no calibration, so no anomaly score");
     }
+    if (wanted.want_attribution && signature_.attribution_stride == 0) {
+      return absl::FailedPreconditionError("model: its calibration has no attribution");
+    }
     PassOptions options;
     options.want_features = true;
+    options.want_causes = wanted.want_attribution;
     options.slice_rows = slice_rows_;
     BFLOW_ASSIGN_OR_RETURN(PassResult pass,
                            RunPass(*flow_, x, CalibrationNoise(flow_->spec()), 0, options));
     AnomalyResult result;
+    const bool want_contributions = wanted.want_contributions;
     result.log_prob = std::move(pass.log_prob);
     result.status = std::move(pass.status);
     const size_t count = static_cast<size_t>(anomaly_->feature_count());
@@ -127,7 +134,23 @@ class FlowScorer final : public Scorer {
       result.nll_rank.push_back(score.nll_rank);
       result.typicality.push_back(score.typicality);
     }
+    if (wanted.want_attribution) AttributeRows(pass.causes, &result);
     return result;
+  }
+
+  // Rows that could not be scored keep zeros.
+  void AttributeRows(const std::vector<double>& causes, AnomalyResult* result) const {
+    const size_t rows = result->status.size();
+    const size_t entries = static_cast<size_t>(signature_.attribution_entries());
+    result->attribution.assign(rows * entries, 0.0f);
+    result->attribution_cause.assign(rows * entries, AttributionCause::kNone);
+    for (size_t i = 0; i < rows; ++i) {
+      if (result->status[i] != RowStatus::kOk) continue;
+      Attribute(*anomaly_->calibration().attribution,
+                {causes.data() + i * kAttributionCauses * entries, kAttributionCauses * entries},
+                result->attribution.data() + i * entries,
+                result->attribution_cause.data() + i * entries);
+    }
   }
 
   // Frozen, and never changed: Encode and Decode only read it.
@@ -152,6 +175,11 @@ absl::StatusOr<std::unique_ptr<Scorer>> MakeFromTensors(const FlowSpec& spec,
     }
     absl::StatusOr<AnomalyModel> model = AnomalyModel::Create(*calibration, FeatureNames(spec));
     if (!model.ok()) return absl::DataLossError(model.status().message());
+    if (calibration->attribution &&
+        calibration->attribution->median[0].size() != static_cast<size_t>(spec.channel_count())) {
+      return absl::DataLossError(absl::StrCat("calibration.attribution: expected values of ",
+                                              spec.channel_count(), " channels"));
+    }
     anomaly = *std::move(model);
   }
   return GuardTorchOr("loading the flow", [&]() -> absl::StatusOr<std::unique_ptr<Scorer>> {
@@ -199,6 +227,7 @@ ModelSignature MakeSignature(const FlowSpec& spec, const Calibration* calibratio
     signature.feature_names = calibration->feature_names;
     signature.reference_mean = calibration->reference_mean;
     signature.reference_stddev = calibration->reference_stddev;
+    if (calibration->attribution) signature.attribution_stride = calibration->attribution->stride;
   }
   return signature;
 }
@@ -215,7 +244,7 @@ absl::StatusOr<SelfTest> MakeSelfTest(const Flow& flow, const Calibration* calib
                            MakeFromTensors(flow.spec(), file, calibration, options));
     std::vector<RowStatus> status;
     if (calibration != nullptr) {
-      BFLOW_ASSIGN_OR_RETURN(AnomalyResult result, scorer->Anomaly(x, false));
+      BFLOW_ASSIGN_OR_RETURN(AnomalyResult result, scorer->Anomaly(x, {}));
       out->log_prob = std::move(result.log_prob);
       out->score = std::move(result.score);
       status = std::move(result.status);

@@ -58,7 +58,13 @@ struct ModelSignature {
   std::vector<std::string> feature_names;
   NoiseKind calibration_noise = NoiseKind::kCenter;
   double reference_mean = 0, reference_stddev = 0;  // nats per dim on calibration data
+  int64_t attribution_stride = 0;                   // time steps per segment; 0: no attribution
 
+  // S x C of a waveform [T, C]; 0 without attribution.
+  int64_t attribution_entries() const {
+    if (attribution_stride == 0) return 0;
+    return (event_shape[0] + attribution_stride - 1) / attribution_stride * event_shape[1];
+  }
   int64_t event_size() const {  // D
     int64_t size = 1;
     for (int64_t d : event_shape) size *= d;
@@ -83,9 +89,12 @@ struct LogLikelihoodResult {
   std::vector<RowStatus> status;
 };
 
+// Why an entry of the attribution is large.
+enum class AttributionCause : uint8_t { kNone = 0, kGradient = 1, kFlatRun = 2, kJump = 3 };
+
 // Scores under the calibration's noise convention; rows that overflowed carry the fail-safe values
 // of docs/architecture.md (score +infinity, p_value 1/(n+1), nll_rank 1, typicality 2,
-// contributions 0).
+// contributions and attribution 0).
 struct AnomalyResult {
   std::vector<double> log_prob;
   std::vector<double> score;
@@ -94,7 +103,14 @@ struct AnomalyResult {
   std::vector<double> nll_rank;       // #{b: nll_b <= nll} / n
   std::vector<uint8_t> typicality;    // 0 typical, 1 too likely, 2 too unlikely
   std::vector<double> contributions;  // rows x F, each row sums to its score; only when wanted
+  std::vector<float> attribution;     // rows x S x C, S segments; z >= 0; only when wanted
+  std::vector<AttributionCause> attribution_cause;  // the same shape
   std::vector<RowStatus> status;
+};
+
+struct AnomalyOptions {
+  bool want_contributions = false;
+  bool want_attribution = false;  // costs a backward pass
 };
 
 struct SampleOptions {
@@ -122,7 +138,7 @@ class Scorer {
   virtual absl::StatusOr<LogLikelihoodResult> LogLikelihood(const HostBatch& x, const Noise& noise,
                                                             bool want_latent) const = 0;
   virtual absl::StatusOr<AnomalyResult> Anomaly(const HostBatch& x,
-                                                bool want_contributions) const = 0;
+                                                const AnomalyOptions& options) const = 0;
   virtual absl::StatusOr<SampleResult> Sample(const SampleOptions& options) const = 0;
 };
 

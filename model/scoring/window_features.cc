@@ -16,7 +16,9 @@
 #include "c10/core/InferenceMode.h"
 #include "model/data/scaling.h"
 #include "model/flow/flow.h"
+#include "model/scoring/attribution.h"
 #include "model/scoring/torch_guard.h"
+#include "torch/csrc/autograd/autograd.h"
 
 namespace bflow {
 namespace {
@@ -67,7 +69,7 @@ class EncodedSlice {
 
  private:
   static at::Tensor ToDouble(const at::Tensor& t) {
-    return t.to(at::kCPU, at::kDouble).contiguous();
+    return t.detach().to(at::kCPU, at::kDouble).contiguous();
   }
 
   int64_t event_size_;
@@ -111,6 +113,12 @@ class Pass {
     result_.log_prob.assign(rows, kMinusInfinity);
     result_.status.assign(rows, RowStatus::kOk);
     if (options.want_latent) result_.latent.assign(x.values.size(), 0.0f);
+    if (options.want_causes) {
+      causes_per_row_ =
+          kAttributionCauses * static_cast<size_t>(AttributionEntries(flow.spec().time_steps(),
+                                                                      flow.spec().channel_count()));
+      result_.causes.assign(rows * causes_per_row_, 0.0);
+    }
     if (options.want_features) {
       feature_count_ = FeatureNames(flow.spec()).size();
       result_.features.assign(rows * feature_count_, 0.0);
@@ -151,13 +159,31 @@ class Pass {
   }
 
   void RunSlice(int64_t begin, int64_t rows) {
-    Encoded encoded = flow_.Encode(SliceInput(begin, rows));
+    at::Tensor input = SliceInput(begin, rows);
+    if (options_.want_causes) input.requires_grad_(true);
+    Encoded encoded = flow_.Encode(input);
     EncodedSlice slice(encoded, Size());
     at::Tensor latent;
-    if (options_.want_latent) latent = encoded.latent.to(at::kCPU, at::kFloat).contiguous();
+    if (options_.want_latent)
+      latent = encoded.latent.detach().to(at::kCPU, at::kFloat).contiguous();
     for (int64_t i = 0; i < rows; ++i) {
       StoreRow(begin + i, i, slice,
                latent.defined() ? latent.const_data_ptr<float>() + i * Size() : nullptr);
+    }
+    if (options_.want_causes) StoreCauses(begin, input, encoded);
+  }
+
+  void StoreCauses(int64_t begin, const at::Tensor& input, const Encoded& encoded) {
+    const at::Tensor log_prob = Flow::BaseLogProb(encoded.latent) + encoded.log_det;
+    const at::Tensor gradient =
+        torch::autograd::grad({log_prob.sum()}, {input})[0].to(at::kCPU, at::kFloat).contiguous();
+    const at::Tensor x = input.detach().to(at::kCPU, at::kFloat).contiguous();
+    for (int64_t i = 0; i < x.size(0); ++i) {
+      if (result_.status[static_cast<size_t>(begin + i)] != RowStatus::kOk) continue;
+      ComputeCauses(InputRow(begin + i), x.const_data_ptr<float>() + i * Size(),
+                    gradient.const_data_ptr<float>() + i * Size(), flow_.spec().time_steps(),
+                    flow_.spec().channel_count(),
+                    result_.causes.data() + static_cast<size_t>(begin + i) * causes_per_row_);
     }
   }
 
@@ -191,7 +217,7 @@ class Pass {
   const Noise& noise_;
   const uint32_t draw_;
   const PassOptions& options_;
-  size_t feature_count_ = 0;
+  size_t feature_count_ = 0, causes_per_row_ = 0;
   PassResult result_;
 };
 
@@ -201,7 +227,7 @@ absl::StatusOr<PassResult> RunPass(Flow& flow, const HostBatch& x, const Noise& 
                                    uint32_t draw, const PassOptions& options) {
   BFLOW_RETURN_IF_ERROR(CheckPass(flow.spec(), x, noise, options));
   return GuardTorchOr("pass through the flow", [&]() -> absl::StatusOr<PassResult> {
-    c10::InferenceMode inference;
+    c10::InferenceMode inference(!options.want_causes);
     return Pass(flow, x, noise, draw, options).Run();
   });
 }

@@ -19,6 +19,7 @@ class Flow;
 struct PassOptions {
   bool want_latent = false;
   bool want_features = false;
+  bool want_causes = false;  // of the attribution; costs a backward pass
   int64_t slice_rows = 128;
 };
 
@@ -26,13 +27,14 @@ struct PassResult {
   std::vector<double> log_prob;   // rows; -infinity where the row is not kOk
   std::vector<float> latent;      // rows x D, only when wanted; 0 where the row is not kOk
   std::vector<double> features;   // rows x F, only when wanted; 0 where the row is not kOk
+  std::vector<double> causes;     // rows x 3 x S x C, only when wanted; 0 where the row is not kOk
   std::vector<RowStatus> status;  // rows
 };
 
 // Rows of `x` (codes or scaled values, as the flow's spec says) under draw `draw` of `noise`. A
-// row's result does not depend on the other rows. Runs in inference mode; the flow may be shared by
-// threads if nobody changes its parameters. Errors: InvalidArgument (size of x, noise on a
-// continuous model), ResourceExhausted, Internal.
+// row's result does not depend on the other rows. Runs in inference mode unless a gradient is
+// needed; the flow may be shared by threads if nobody changes its parameters. Errors:
+// InvalidArgument (size of x, noise on a continuous model), ResourceExhausted, Internal.
 absl::StatusOr<PassResult> RunPass(Flow& flow, const HostBatch& x, const Noise& noise,
                                    uint32_t draw, const PassOptions& options);
 

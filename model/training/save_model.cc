@@ -13,6 +13,7 @@
 #include "model/checkpoint/repository.h"
 #include "model/checkpoint/safetensors.h"
 #include "model/scoring/anomaly.h"
+#include "model/scoring/attribution.h"
 #include "model/scoring/flow_scorer.h"
 #include "model/scoring/flow_tensors.h"
 #include "model/scoring/window_features.h"
@@ -30,6 +31,25 @@ HostBatch SelfTestRows(const TrainingData& data) {
     if (batch.rows > 0) break;
   }
   return batch;
+}
+
+// From half A of the calibration windows: the even rows that can be scored.
+absl::StatusOr<AttributionTables> CalibrateAttribution(Flow& flow, const HostBatch& rows,
+                                                       const std::vector<RowStatus>& status) {
+  const FlowSpec& spec = flow.spec();
+  HostBatch half;
+  for (int64_t row = 0; row < rows.rows; row += 2) {
+    if (status[static_cast<size_t>(row)] != RowStatus::kOk) continue;
+    const auto begin = rows.values.begin() + row * spec.event_size();
+    half.values.insert(half.values.end(), begin, begin + spec.event_size());
+    ++half.rows;
+  }
+  PassOptions options;
+  options.want_causes = true;
+  BFLOW_ASSIGN_OR_RETURN(PassResult pass, RunPass(flow, half, CalibrationNoise(spec), 0, options));
+  std::vector<double> steps;
+  for (const ChannelSpec& channel : spec.channels) steps.push_back(channel.step);
+  return FitAttribution(pass.causes, spec.time_steps(), steps);
 }
 
 // What a reader of the file would say.
@@ -51,6 +71,8 @@ absl::StatusOr<std::optional<Calibration>> Calibrate(Flow& flow, const TrainingD
   BFLOW_ASSIGN_OR_RETURN(Calibration calibration,
                          FitCalibration(features, flow.spec().event_size(),
                                         noise.kind == NoiseKind::kCenter ? "center" : "none"));
+  BFLOW_ASSIGN_OR_RETURN(calibration.attribution,
+                         CalibrateAttribution(flow, rows, features.status));
   return std::optional<Calibration>(std::move(calibration));
 }
 

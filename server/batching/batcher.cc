@@ -49,8 +49,13 @@ TaskResult EmptyResult(const ScoreTask& task) {
     }
     result.typicality.resize(rows);
     result.status.resize(rows);
-    if (work->want_contributions) {
+    if (work->options.want_contributions) {
       result.contributions.resize(rows * signature.feature_names.size());
+    }
+    if (work->options.want_attribution) {
+      const size_t entries = static_cast<size_t>(signature.attribution_entries());
+      result.attribution.resize(rows * entries);
+      result.attribution_cause.resize(rows * entries);
     }
     return result;
   }

@@ -25,7 +25,7 @@ struct LogLikelihoodWork {
 };
 
 struct AnomalyWork {
-  bool want_contributions = false;
+  AnomalyOptions options;
 };
 
 struct SampleWork {

@@ -46,6 +46,8 @@ bool Merge(const AnomalyResult& from, AnomalyResult& to, const RowRange& rows) {
          CopyRows(from.nll_rank, to.nll_rank, rows) &&
          CopyRows(from.typicality, to.typicality, rows) &&
          CopyRows(from.contributions, to.contributions, rows) &&
+         CopyRows(from.attribution, to.attribution, rows) &&
+         CopyRows(from.attribution_cause, to.attribution_cause, rows) &&
          CopyRows(from.status, to.status, rows);
 }
 
@@ -92,8 +94,7 @@ absl::Status RunUnguarded(RunningTask& running, const RowRange& rows) {
     noise.row_offset += static_cast<uint64_t>(rows.begin);
     return Store(task.scorer->LogLikelihood(x, noise, work->want_latent), running, rows);
   }
-  return Store(task.scorer->Anomaly(x, std::get<AnomalyWork>(task.work).want_contributions),
-               running, rows);
+  return Store(task.scorer->Anomaly(x, std::get<AnomalyWork>(task.work).options), running, rows);
 }
 
 }  // namespace

@@ -164,7 +164,7 @@ absl::Status ModelRegistry::WarmUp(const Scorer& scorer) const {
     const HostBatch batch = MidRangeRows(signature, rows);
     BFLOW_RETURN_IF_ERROR(scorer.LogLikelihood(batch, noise, false).status());
     if (signature.can_score_anomaly) {
-      BFLOW_RETURN_IF_ERROR(scorer.Anomaly(batch, false).status());
+      BFLOW_RETURN_IF_ERROR(scorer.Anomaly(batch, {}).status());
     }
   }
   return absl::OkStatus();
@@ -190,7 +190,7 @@ absl::Status ModelRegistry::RunSelfTest(const Scorer& scorer, const SelfTest& se
     }
   }
   if (self_test.score.empty() || !signature.can_score_anomaly) return absl::OkStatus();
-  BFLOW_ASSIGN_OR_RETURN(AnomalyResult anomaly, scorer.Anomaly(batch, false));
+  BFLOW_ASSIGN_OR_RETURN(AnomalyResult anomaly, scorer.Anomaly(batch, {}));
   for (size_t i = 0; i < rows; ++i) {
     if (!Reproduces(anomaly.score.at(i), self_test.score.at(i), options_.selftest_rtol)) {
       return absl::DataLossError(absl::StrCat("self-test: score of row ", i, " is not reproduced"));

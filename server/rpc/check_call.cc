@@ -161,9 +161,9 @@ absl::Status CheckCanScore(const pb::AnomalyScoreRequest& request,
   if (!signature.can_score_anomaly) {
     return MakeError(Reason::kNoCalibration, "model: has no calibration, so no anomaly score");
   }
-  if (request.want_attribution()) {
+  if (request.want_attribution() && signature.attribution_stride == 0) {
     return MakeError(Reason::kAttributionUnsupported,
-                     "want_attribution: not offered by this model");
+                     "want_attribution: the model's calibration has none; train it anew");
   }
   return absl::OkStatus();
 }
@@ -275,9 +275,8 @@ absl::StatusOr<CallPlan> CheckOpen(const pb::AnomalyScoreRequest& request, Model
                      signature.calibration_rows, " rows"),
         "alpha");
   }
-  plan.want_contributions = request.want_contributions();
   plan.input_noise = signature.calibration_noise;
-  plan.task.work = AnomalyWork{plan.want_contributions};
+  plan.task.work = AnomalyWork{{request.want_contributions(), request.want_attribution()}};
   return plan;
 }
 
@@ -290,7 +289,9 @@ absl::StatusOr<CallPlan> CheckCall(const pb::AnomalyScoreRequest& request, Model
   plan.task.rows = rows;
   const int64_t features = static_cast<int64_t>(signature.feature_names.size());
   plan.reply_bytes = kReplyOverhead + rows * (7 * 8 + 3) +
-                     (plan.want_contributions ? rows * features * 8 : 0) + features * 64;
+                     (request.want_contributions() ? rows * features * 8 : 0) +
+                     (request.want_attribution() ? rows * signature.attribution_entries() * 5 : 0) +
+                     features * 64;
   BFLOW_RETURN_IF_ERROR(CheckLimits("x", "StreamScore", rows, limits.max_rows, plan.reply_bytes,
                                     limits.max_reply_bytes));
   return plan;

@@ -37,7 +37,6 @@ struct CallPlan {
   NoiseKind input_noise = NoiseKind::kNone;  // what the values are checked against
   bool mark_invalid = false;                 // MARK, else REJECT
   bool want_timing = false;
-  bool want_contributions = false;
 };
 
 // Check 2: syntax of the name and the label, then the model's state.

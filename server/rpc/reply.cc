@@ -63,6 +63,28 @@ void FillRates(const CallPlan& plan, const std::vector<double>& log_prob, Respon
   EncodeScores(bits, plan.score_dtype, 0, response->mutable_bits_per_dim());
 }
 
+void FillAttribution(const ModelSignature& signature, const std::vector<RowStatus>& status,
+                     AnomalyResult result, pb::AnomalyScoreResponse* response) {
+  const size_t entries = static_cast<size_t>(signature.attribution_entries());
+  for (size_t i = 0; i < status.size(); ++i) {
+    if (status[i] == RowStatus::kOk) continue;
+    const auto begin = static_cast<std::ptrdiff_t>(i * entries);
+    std::fill_n(result.attribution.begin() + begin, entries, 0.0f);
+    std::fill_n(result.attribution_cause.begin() + begin, entries, AttributionCause::kNone);
+  }
+  const int64_t channels = signature.event_shape[1];
+  EncodeFloats(
+      result.attribution,
+      {static_cast<int64_t>(status.size()), static_cast<int64_t>(entries) / channels, channels},
+      response->mutable_attribution());
+  response->set_attribution_stride(static_cast<uint32_t>(signature.attribution_stride));
+  std::string causes;
+  for (AttributionCause cause : result.attribution_cause) {
+    causes.push_back(static_cast<char>(cause));
+  }
+  response->set_attribution_cause(std::move(causes));
+}
+
 }  // namespace
 
 void FillModelRef(const ModelVersion& model, pb::ModelRef* ref) {
@@ -141,12 +163,14 @@ void Reply(const CallPlan& plan, AnomalyResult result, pb::AnomalyScoreResponse*
   }
   response->set_flagged(flagged);
   response->set_typicality(typicality);
-  if (plan.want_contributions) {
+  const AnomalyOptions& wanted = std::get<AnomalyWork>(plan.task.work).options;
+  if (wanted.want_contributions) {
     MakeSafe(status, 0.0, result.contributions);
     EncodeScores(result.contributions, plan.score_dtype,
                  static_cast<int64_t>(signature.feature_names.size()),
                  response->mutable_contributions());
   }
+  if (wanted.want_attribution) FillAttribution(signature, status, std::move(result), response);
   for (const std::string& name : signature.feature_names) response->add_feature_names(name);
   response->set_score_definition(signature.score_definition);
   response->set_calibration_rows(static_cast<uint32_t>(signature.calibration_rows));

@@ -219,6 +219,13 @@ void EncodeScores(const std::vector<double>& values, pb::DataType dtype, int64_t
   tensor->set_data(dtype == pb::DATA_TYPE_FP64 ? Bytes<double>(values) : Bytes<float>(values));
 }
 
+void EncodeFloats(const std::vector<float>& values, const std::vector<int64_t>& shape,
+                  pb::Tensor* tensor) {
+  tensor->set_dtype(pb::DATA_TYPE_FP32);
+  for (int64_t dimension : shape) tensor->add_shape(dimension);
+  tensor->set_data(Bytes<float>(values));
+}
+
 void EncodeEvents(const std::vector<float>& values, const ModelSignature& signature,
                   pb::DataType dtype, pb::Tensor* tensor) {
   tensor->set_dtype(dtype);

@@ -47,6 +47,10 @@ void EncodeScores(const std::vector<double>& values, butterflyflow::v1::DataType
 void EncodeEvents(const std::vector<float>& values, const ModelSignature& signature,
                   butterflyflow::v1::DataType dtype, butterflyflow::v1::Tensor* tensor);
 
+// `values` as FP32 of that shape.
+void EncodeFloats(const std::vector<float>& values, const std::vector<int64_t>& shape,
+                  butterflyflow::v1::Tensor* tensor);
+
 }  // namespace bflow
 
 #endif  // BFLOW_SERVER_RPC_TENSOR_CODEC_H_

@@ -163,6 +163,15 @@ class FakeServer : public v1::FlowService::Service, public v1::ModelService::Ser
     }
     *reply->mutable_p_value() = Doubles(p);
     *reply->mutable_contributions() = Doubles(contributions);
+    if (request->want_attribution()) {
+      // z = the row's first value at the second segment of ABP, a jump.
+      reply->set_attribution_stride(32);
+      const int64_t entries = (model.model().event_shape(0) + 31) / 32 * 2;
+      std::vector<double> z(first.size() * static_cast<size_t>(entries));
+      for (size_t i = 0; i < first.size(); ++i) z[i * static_cast<size_t>(entries) + 3] = first[i];
+      *reply->mutable_attribution() = Doubles(z);
+      reply->set_attribution_cause(std::string(z.size(), '\3'));
+    }
     reply->add_feature_names("step/II");
     reply->add_feature_names("flat_run/ABP");
     reply->set_calibration_rows(150);
@@ -193,6 +202,7 @@ class FakeServer : public v1::FlowService::Service, public v1::ModelService::Ser
         v1::AnomalyScoreRequest unary;
         *unary.mutable_x() = request.chunk().x();
         if (open.has_alpha()) unary.set_alpha(open.alpha());
+        unary.set_want_attribution(open.want_attribution());
         unary.set_want_contributions(open.want_contributions());
         status = AnomalyScore(context, &unary, result->mutable_anomaly());
       } else {

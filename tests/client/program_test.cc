@@ -96,6 +96,20 @@ TEST_F(ProgramTest, ScoresARecordIntoASummaryAndACsv) {
             (std::vector<double>{1, 60, 70, 2}));
 }
 
+TEST_F(ProgramTest, TellsWhereInTheWindowsOnRequest) {
+  const std::string record = Record("where", {1, 60, 70, 2});
+  const std::string csv = Path("where.csv");
+  const Outcome run = Run({"score", "ecg", record, "--attribution", "--out", csv});
+  EXPECT_EQ(run.exit_code, 0) << run.err;
+  // The third window starts at 1.6 s, its second segment 32 samples of 1/125 s later.
+  EXPECT_NE(run.out.find("where jump/ABP@00:00:01.856=70"), std::string::npos) << run.out;
+  const std::string text = *ReadFile(csv, 1 << 20);
+  EXPECT_NE(text.find("top_reasons,where\r\n"), std::string::npos);
+  EXPECT_NE(text.find(",jump/ABP@00:00:01.856=70\r\n"), std::string::npos) << text;
+  const Outcome json = Run({"score", "ecg", record, "--attribution", "--json"});
+  EXPECT_NE(json.out.find("\"where\": \"jump/ABP@00:00:01.856=70\""), std::string::npos);
+}
+
 TEST_F(ProgramTest, ABrokenRecordDoesNotStopTheOthers) {
   const std::string good = Record("good", {1, 2});
   const std::string broken = Record("broken", {1}, 81, false);

@@ -150,6 +150,7 @@ TEST_F(ServerTest, EachBadRequestHasOneAnswer) {
   }
   anomaly.set_alpha(0.0099);
   expect(Anomaly(anomaly), StatusCode::FAILED_PRECONDITION, "CALIBRATION_TOO_SMALL", "");
+  anomaly.mutable_model()->set_name("real");
   anomaly.set_want_attribution(true);
   expect(Anomaly(anomaly), StatusCode::FAILED_PRECONDITION, "ATTRIBUTION_UNSUPPORTED", "");
 
@@ -206,6 +207,7 @@ TEST_F(ServerTest, MarkedRowsCarryFailSafeValues) {
   values[24] = 100;  // p = 0.01
   *anomaly.mutable_x() = FloatTensor(values);
   anomaly.set_want_contributions(true);
+  anomaly.set_want_attribution(true);
   pb::AnomalyScoreResponse scores;
   const Answer answer = Anomaly(anomaly, &scores);
   ASSERT_EQ(answer.code, StatusCode::OK) << answer.message;
@@ -217,6 +219,14 @@ TEST_F(ServerTest, MarkedRowsCarryFailSafeValues) {
   EXPECT_EQ(scores.contributions().shape(1), 2);
   EXPECT_EQ(Values<double>(scores.contributions())[2], 0);
   EXPECT_EQ(scores.feature_names_size(), 2);
+  ASSERT_EQ(scores.attribution().shape_size(), 3);
+  EXPECT_EQ(scores.attribution().shape(1), 1) << "four time steps are less than one segment";
+  EXPECT_EQ(scores.attribution().shape(2), 2);
+  EXPECT_EQ(scores.attribution().dtype(), pb::DATA_TYPE_FP32);
+  // Rows 1 and 2 were not scored; the others are batches of their own in the fake.
+  EXPECT_EQ(Values<float>(scores.attribution()), (std::vector<float>{0, 1, 0, 0, 0, 0, 0, 1}));
+  EXPECT_EQ(scores.attribution_cause(), std::string("\3\3\0\0\0\0\3\3", 8));
+  EXPECT_EQ(scores.attribution_stride(), 32u);
   EXPECT_EQ(scores.alpha(), 0.05);
   EXPECT_EQ(scores.dequantization().kind(), pb::Dequantization::KIND_CENTER);
 }

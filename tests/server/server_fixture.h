@@ -130,6 +130,7 @@ class ServerTest : public testing::Test {
     if (name == "plain") signature.can_score_anomaly = signature.can_sample = false;
     if (name == "canary-secret") signature.patient_sensitive = true;
     if (name == "real") {
+      signature.attribution_stride = 0;
       signature.quantised = false;
       for (ChannelSignature& channel : signature.channels) {
         channel.input_min = -1;

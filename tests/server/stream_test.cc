@@ -122,6 +122,7 @@ TEST_F(StreamTest, ScoresAnomaliesAndMarksBadRows) {
   pb::StreamScoreRequest open = OpenRequest();
   open.mutable_open()->set_want_anomaly(true);
   open.mutable_open()->set_want_contributions(true);
+  open.mutable_open()->set_want_attribution(true);
   open.mutable_open()->set_alpha(0.02);
   const Outcome outcome = Run({open, ChunkRequest(0, {100, 3, 128})});
   ASSERT_EQ(outcome.end.code, StatusCode::OK) << outcome.end.message;
@@ -131,6 +132,7 @@ TEST_F(StreamTest, ScoresAnomaliesAndMarksBadRows) {
   EXPECT_EQ(anomaly.flagged(), std::string("\1\0\1", 3));
   EXPECT_EQ(anomaly.row_status(), std::string("\0\0\3", 3)) << "MARK is a stream's default";
   EXPECT_EQ(anomaly.contributions().shape(1), 2);
+  EXPECT_EQ(anomaly.attribution().shape(0), 3);
   EXPECT_EQ(anomaly.alpha(), 0.02);
 }
 

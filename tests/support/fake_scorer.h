@@ -45,6 +45,7 @@ class FakeScorer : public Scorer {
     signature.calibration_rows = 99;
     signature.score_definition = "fake_v1";
     signature.feature_names = {"even", "odd"};
+    signature.attribution_stride = 32;
     return signature;
   }
 
@@ -74,7 +75,7 @@ class FakeScorer : public Scorer {
 
   // score = |sum|, p = 0.5, or 0.01 for a row that starts with 100.
   absl::StatusOr<AnomalyResult> Anomaly(const HostBatch& x,
-                                        bool want_contributions) const override {
+                                        const AnomalyOptions& options) const override {
     if (absl::Status status = Work(x.rows); !status.ok()) return status;
     AnomalyResult result;
     for (int64_t row = 0; row < x.rows; ++row) {
@@ -86,7 +87,12 @@ class FakeScorer : public Scorer {
       result.nll_rank.push_back(0.25);
       result.typicality.push_back(0);
       result.status.push_back(RowStatus::kOk);
-      if (want_contributions) {
+      // One entry per channel: its own number and a cause.
+      for (int64_t c = 0; options.want_attribution && c < signature_.attribution_entries(); ++c) {
+        result.attribution.push_back(static_cast<float>(10 * row + c));
+        result.attribution_cause.push_back(AttributionCause::kJump);
+      }
+      if (options.want_contributions) {
         result.contributions.push_back(std::abs(sum) / 2);
         result.contributions.push_back(std::abs(sum) / 2);
       }

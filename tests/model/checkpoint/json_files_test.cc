@@ -12,14 +12,39 @@ namespace {
 
 using testing::HasSubstr;
 
-TEST(CalibrationTest, RoundTripAndAttributionIsIgnored) {
-  const Calibration c = SmallCalibration(3);
-  Json json = Json::parse(CalibrationToJson(c));
-  json["attribution"] = {{"II", 1}};
-  auto parsed = ParseCalibration(json.dump());
+TEST(CalibrationTest, RoundTripWithAttributionAndWithout) {
+  Calibration c = SmallCalibration(3);
+  auto parsed = ParseCalibration(CalibrationToJson(c));
   ASSERT_TRUE(parsed.ok()) << parsed.status();
   EXPECT_EQ(CalibrationToJson(*parsed), CalibrationToJson(c));
   EXPECT_EQ(parsed->n(), 3);
+  EXPECT_FALSE(parsed->attribution.has_value());
+  c.attribution = AttributionTables{32, {{{1, 2}, {3, 4}, {5, 6}}}, {{{7, 8}, {9, 10}, {11, 12}}}};
+  parsed = ParseCalibration(CalibrationToJson(c));
+  ASSERT_TRUE(parsed.ok()) << parsed.status();
+  EXPECT_EQ(CalibrationToJson(*parsed), CalibrationToJson(c));
+  ASSERT_TRUE(parsed->attribution.has_value());
+  EXPECT_EQ(parsed->attribution->spread[2][1], 12);
+}
+
+TEST(CalibrationTest, AttributionIsReadStrictly) {
+  Calibration c = SmallCalibration(3);
+  c.attribution = AttributionTables{32, {{{1, 2}, {3, 4}, {5, 6}}}, {{{7, 8}, {9, 10}, {11, 12}}}};
+  const std::pair<const char*, const char*> cases[] = {{"/attribution", "1"},
+                                                       {"/attribution/stride", "31"},
+                                                       {"/attribution/jump", "1"},
+                                                       {"/attribution/jump/median", "[1]"},
+                                                       {"/attribution/flat_run/spread/0", "0"},
+                                                       {"/attribution/gradient/median/1", "\"a\""},
+                                                       {"/attribution/surprise", "1"},
+                                                       {"/attribution/jump/surprise", "1"}};
+  for (const auto& [path, value] : cases) {
+    Json json = Json::parse(CalibrationToJson(c));
+    json[Json::json_pointer(path)] = Json::parse(value);
+    const auto parsed = ParseCalibration(json.dump());
+    EXPECT_EQ(parsed.status().code(), absl::StatusCode::kInvalidArgument) << path;
+    EXPECT_THAT(std::string(parsed.status().message()), HasSubstr("attribution")) << path;
+  }
 }
 
 TEST(CalibrationTest, RefusesNamingTheField) {

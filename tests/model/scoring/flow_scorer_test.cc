@@ -122,14 +122,14 @@ TEST_F(FlowScorerTest, ARowDoesNotDependOnItsBatch) {
     std::unique_ptr<Scorer> scorer = MakeScorer(checkpoint_, float64, 4);
     Noise noise = NoiseOf(NoiseKind::kUniform);
     auto together = *scorer->LogLikelihood(x_, noise, true);
-    auto scores = *scorer->Anomaly(x_, true);
+    auto scores = *scorer->Anomaly(x_, {.want_contributions = true});
     for (int64_t i = 0; i < x_.rows; ++i) {
       noise.row_offset = i;
       auto alone = *scorer->LogLikelihood(OneRow(x_, i), noise, true);
       EXPECT_EQ(alone.log_prob[0], together.log_prob[i]);
       EXPECT_EQ(0, std::memcmp(alone.latent.data(), together.latent.data() + i * spec_.event_size(),
                                sizeof(float) * spec_.event_size()));
-      EXPECT_EQ((*scorer->Anomaly(OneRow(x_, i), false)).score[0], scores.score[i]);
+      EXPECT_EQ((*scorer->Anomaly(OneRow(x_, i), {})).score[0], scores.score[i]);
     }
   }
 }
@@ -174,14 +174,14 @@ TEST_F(FlowScorerTest, BadRowsCarryTheFailSafeValuesAndChangeNoOther) {
   Noise noise = NoiseOf(NoiseKind::kUniform);
   noise.draws = 2;
   auto clean = *scorer->LogLikelihood(x_, noise, true);
-  auto clean_scores = *scorer->Anomaly(x_, true);
+  auto clean_scores = *scorer->Anomaly(x_, {.want_contributions = true});
   HostBatch bad = x_;
   const int64_t size = spec_.event_size();
   bad.values[1 * size + 5] = std::nanf("");
   bad.values[2 * size] = std::numeric_limits<float>::infinity();
   std::fill_n(bad.values.begin() + 4 * size, size, 3e38f);  // finite, overflows in the flow
   auto result = *scorer->LogLikelihood(bad, noise, true);
-  auto scores = *scorer->Anomaly(bad, true);
+  auto scores = *scorer->Anomaly(bad, {.want_contributions = true});
   const size_t count = checkpoint_.calibration->feature_names.size();
   for (int64_t i = 0; i < bad.rows; ++i) {
     if (i != 1 && i != 2 && i != 4) {
@@ -207,7 +207,7 @@ TEST_F(FlowScorerTest, BadRowsCarryTheFailSafeValuesAndChangeNoOther) {
 }
 
 TEST_F(FlowScorerTest, ContributionsSumToTheScore) {
-  auto result = *MakeScorer(checkpoint_)->Anomaly(x_, true);
+  auto result = *MakeScorer(checkpoint_)->Anomaly(x_, {.want_contributions = true});
   const size_t count = checkpoint_.calibration->feature_names.size();
   for (int64_t i = 0; i < x_.rows; ++i) {
     double sum = 0;
@@ -215,12 +215,12 @@ TEST_F(FlowScorerTest, ContributionsSumToTheScore) {
     EXPECT_NEAR(sum, result.score[i], 1e-9 * (1 + result.score[i]));
     EXPECT_GT(result.score[i], 0);
   }
-  EXPECT_TRUE((*MakeScorer(checkpoint_)->Anomaly(x_, false)).contributions.empty());
+  EXPECT_TRUE((*MakeScorer(checkpoint_)->Anomaly(x_, {})).contributions.empty());
 }
 
 TEST_F(FlowScorerTest, AFlatWindowScoresAboveEveryCalibrationWindow) {
   HostBatch flat{1, std::vector<float>(static_cast<size_t>(spec_.event_size()), 20.0f)};
-  auto result = *MakeScorer(checkpoint_)->Anomaly(flat, false);
+  auto result = *MakeScorer(checkpoint_)->Anomaly(flat, {});
   EXPECT_GT(result.score_ratio[0], 1);
   EXPECT_DOUBLE_EQ(result.p_value[0], 1.0 / (checkpoint_.calibration->n() + 1));
 }
@@ -256,7 +256,7 @@ TEST_F(FlowScorerTest, FeaturesAreThoseOfTheDefinition) {
 TEST_F(FlowScorerTest, TheSelfTestHoldsForFloat32) {
   const SelfTest& test = checkpoint_.self_test;
   std::unique_ptr<Scorer> scorer = MakeScorer(checkpoint_, false);
-  auto result = *scorer->Anomaly({test.rows, test.x}, false);
+  auto result = *scorer->Anomaly({test.rows, test.x}, {});
   ASSERT_EQ(test.log_prob.size(), 4u);
   ASSERT_EQ(test.score.size(), 4u);
   for (int i = 0; i < 4; ++i) {
@@ -357,7 +357,7 @@ TEST_F(FlowScorerTest, ASpecMayForbidSampling) {
   EXPECT_EQ(scorer->Sample(options).status().code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_FALSE(scorer->signature().can_score_anomaly);
   EXPECT_TRUE(checkpoint.self_test.score.empty());
-  EXPECT_EQ(scorer->Anomaly(x_, false).status().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(scorer->Anomaly(x_, {}).status().code(), absl::StatusCode::kFailedPrecondition);
 }
 
 TEST_F(FlowScorerTest, ACalibrationOfAnotherFlowIsDataLoss) {
@@ -381,19 +381,19 @@ TEST_F(FlowScorerTest, SignatureTellsWhatTheSpecSays) {
 
 TEST_F(FlowScorerTest, AWrongNumberOfValuesIsRefused) {
   x_.values.pop_back();
-  EXPECT_EQ(MakeScorer(checkpoint_)->Anomaly(x_, false).status().code(),
+  EXPECT_EQ(MakeScorer(checkpoint_)->Anomaly(x_, {}).status().code(),
             absl::StatusCode::kInvalidArgument);
 }
 
 TEST_F(FlowScorerTest, ThreadsGetTheSameNumbers) {
   std::unique_ptr<Scorer> scorer = MakeScorer(checkpoint_, false);
-  const auto expected = *scorer->Anomaly(x_, true);
+  const auto expected = *scorer->Anomaly(x_, {.want_contributions = true});
   std::vector<int> different(4, 0);
   std::vector<std::thread> threads;
   for (int t = 0; t < 4; ++t) {
     threads.emplace_back([&, t] {
       for (int round = 0; round < 20; ++round) {
-        auto result = *scorer->Anomaly(x_, true);
+        auto result = *scorer->Anomaly(x_, {.want_contributions = true});
         different[t] += result.score != expected.score;
         different[t] += result.contributions != expected.contributions;
       }

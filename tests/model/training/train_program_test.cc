@@ -106,7 +106,7 @@ void ExpectScores(const std::string& version) {
   ASSERT_TRUE(scorer.ok()) << scorer.status();
   const SelfTest& expected = checkpoint->self_test;
   ASSERT_EQ(expected.rows, 16);
-  absl::StatusOr<AnomalyResult> result = (*scorer)->Anomaly({expected.rows, expected.x}, false);
+  absl::StatusOr<AnomalyResult> result = (*scorer)->Anomaly({expected.rows, expected.x}, {});
   ASSERT_TRUE(result.ok()) << result.status();
   for (size_t i = 0; i < 16; ++i) {
     EXPECT_NEAR(result->log_prob[i], expected.log_prob[i],
