@@ -37,13 +37,14 @@ namespace {
 
 constexpr int64_t kAll = std::numeric_limits<int64_t>::max();
 
-// The corruptions that have a place in the window, and whether it is one stretch.
+// The corruptions that have a place in the window.
 struct LocalCorruption {
   const char* name;
-  bool stretch;
+  Extent extent;
 };
-constexpr LocalCorruption kLocal[] = {
-    {"5 spikes", false}, {"lead-off saturation", true}, {"flat line, half", true}};
+constexpr LocalCorruption kLocal[] = {{"5 spikes", Extent::kSamples},
+                                      {"lead-off saturation", Extent::kChannelStretch},
+                                      {"flat line, half", Extent::kStretch}};
 
 std::vector<ChannelStatistics> Statistics(const TrainingData& data) {
   int64_t rows = 0;
@@ -126,7 +127,7 @@ absl::Status Evaluation::Localise(const LocalCorruption& local, const std::vecto
   const int64_t channels = static_cast<int64_t>(data_.channels().size());
   const size_t entries = static_cast<size_t>(AttributionEntries(data_.window(), channels));
   const std::vector<bool> changed =
-      ChangedEntries(normal_, codes, data_.window(), channels, local.stretch);
+      ChangedEntries(normal_, codes, data_.window(), channels, local.extent);
   std::vector<double> inside, outside;
   std::vector<float> z(entries);
   std::vector<AttributionCause> cause(entries);

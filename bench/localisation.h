@@ -12,12 +12,15 @@ namespace bflow {
 // P(positive > negative) + P(positive = negative) / 2, by ranks.
 double Auroc(std::vector<double> negative, std::vector<double> positive);
 
+// What a corruption changes: single samples, or a stretch of one channel or of all. Every sample of
+// a stretch counts as changed, also where a flat line happens to meet the signal.
+enum class Extent { kSamples, kChannelStretch, kStretch };
+
 // Which entries hold a changed sample: `corrupted` against `normal`, windows [T, C] one after the
-// other. With `whole_stretch` every sample between the first and the last changed one of a channel
-// counts as changed: a flat or saturated stretch also where it happens to meet the signal.
+// other.
 std::vector<bool> ChangedEntries(const std::vector<float>& normal,
                                  const std::vector<float>& corrupted, int64_t time_steps,
-                                 int64_t channels, bool whole_stretch);
+                                 int64_t channels, Extent extent);
 
 }  // namespace bflow
 

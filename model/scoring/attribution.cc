@@ -10,7 +10,7 @@
 namespace bflow {
 namespace {
 
-constexpr double kGradientSpreadFloor = 1e-9;
+constexpr double kGradientSpreadFloor = 0.1;
 
 int64_t Segments(int64_t time_steps) {
   return (time_steps + kAttributionStride - 1) / kAttributionStride;
@@ -70,6 +70,7 @@ void ComputeCauses(const float* codes, const float* x, const float* gradient, in
     }
     FlatRuns(codes + c, time_steps, channels, by_run + c);
   }
+  for (int64_t i = 0; i < entries; ++i) by_gradient[i] = std::log1p(by_gradient[i]);
 }
 
 absl::StatusOr<AttributionTables> FitAttribution(std::span<const double> causes, int64_t time_steps,

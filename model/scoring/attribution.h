@@ -22,9 +22,8 @@ int64_t AttributionEntries(int64_t time_steps, int64_t channels);
 
 // Raw causes of one time-major window [T, C], written to out[3 * S * C], cause by cause in the
 // order of AttributionCause:
-//   gradient  sum over the segment of |g[t] (x[t] - m[t])|, nats: g = d log p / d x, m = the
-//   running
-//             median of x over 31 samples (fewer at the ends of the window)
+//   gradient  log(1 + a), a = sum over the segment of |g[t] (x[t] - m[t])|, nats: g = d log p /
+//             d x, m = the running median of x over 31 samples (fewer at the ends of the window)
 //   flat run  longest run of zero differences of `codes` that touches the segment
 //   jump      largest |codes[t] - codes[t-1]| of the segment
 // `x` is what the flow saw, in the scaled unit; `codes` what came. A gradient that is not finite
@@ -33,7 +32,7 @@ void ComputeCauses(const float* codes, const float* x, const float* gradient, in
                    int64_t channels, double* out);
 
 // Median and (p84 - p16) / 2 per cause and channel over all segments of normal windows, each
-// spread at least: 1e-9 for the gradient, 1 sample for the run, the channel's `step` for the jump.
+// spread at least: 0.1 for the gradient, 1 sample for the run, the channel's `step` for the jump.
 // causes: windows x 3 x S x C. Errors: InvalidArgument (sizes, no window).
 absl::StatusOr<AttributionTables> FitAttribution(std::span<const double> causes, int64_t time_steps,
                                                  std::span<const double> channel_steps);
