@@ -5,51 +5,26 @@
 
 #include "ATen/Context.h"
 #include "ATen/ops/full.h"
+#include "tests/model/ops/op_cases.h"
 #include "tests/model/ops/ops_test_util.h"
 #include "tests/support/gradcheck.h"
 
 namespace bflow::testing {
 namespace {
 
-struct Shape {
-  int64_t size;
-  int levels;
-};
 // Every D with all the levels it allows, so that wide, narrow and odd strides all occur.
-constexpr Shape kShapes[] = {{2, 1},  {6, 1},  {12, 2}, {20, 2},   {24, 3},
-                             {30, 1}, {32, 5}, {48, 4}, {2048, 11}};
-
-// factors near rotations: well away from singular, so that the rule on errors is meaningful.
-std::vector<at::Tensor> Inputs(int64_t rows, Shape shape, bool shared, bool widest_first) {
-  std::vector<at::Tensor> inputs = {at::randn({rows, shape.size}, at::kDouble)};
-  for (int i = 0; i < shape.levels; ++i) {
-    const int64_t blocks = int64_t{1} << (widest_first ? i : shape.levels - 1 - i);
-    const int64_t matrices = shared ? 1 : shape.size / (2 * blocks);
-    at::Tensor w = at::randn({blocks, 2, matrices, 2}, at::kDouble) * 0.2;
-    w.select(1, 0).select(2, 0) += 0.8;
-    w.select(1, 1).select(2, 1) += 0.8;
-    w.select(1, 0).select(2, 1) -= 0.5;
-    w.select(1, 1).select(2, 0) += 0.5;
-    inputs.push_back(w);
-  }
-  return inputs;
-}
-
-const Op kOp = [](const std::vector<at::Tensor>& in) {
-  return butterfly(in[0], at::TensorList(in).slice(1));
-};
-const Op kReference = [](const std::vector<at::Tensor>& in) {
-  return ButterflyReference(in[0], at::TensorList(in).slice(1));
-};
+constexpr ButterflyShape kShapes[] = {{2, 1},  {6, 1},  {12, 2}, {20, 2},   {24, 3},
+                                      {30, 1}, {32, 5}, {48, 4}, {2048, 11}};
 
 TEST(ButterflyOp, AgreesWithTheReferenceForwardAndBackward) {
   at::manual_seed(1);
-  for (const Shape& shape : kShapes) {
+  for (const ButterflyShape& shape : kShapes) {
     for (const bool shared : {false, true}) {
       for (const bool widest_first : {false, true}) {
         SCOPED_TRACE(::testing::Message() << "D " << shape.size << " shared " << shared
                                           << " widest first " << widest_first);
-        ExpectAgrees(kOp, kReference, Inputs(11, shape, shared, widest_first));
+        ExpectAgrees(kButterfly, kButterflyReference,
+                     ButterflyInputs(11, shape, shared, widest_first));
       }
     }
   }
@@ -57,21 +32,21 @@ TEST(ButterflyOp, AgreesWithTheReferenceForwardAndBackward) {
 
 TEST(ButterflyOp, MixedSharingAndMirroredOrder) {
   at::manual_seed(2);
-  std::vector<at::Tensor> inputs = Inputs(5, {64, 6}, true, true);
-  const std::vector<at::Tensor> mirrored = Inputs(5, {64, 6}, false, false);
+  std::vector<at::Tensor> inputs = ButterflyInputs(5, {64, 6}, true, true);
+  const std::vector<at::Tensor> mirrored = ButterflyInputs(5, {64, 6}, false, false);
   inputs.insert(inputs.end(), mirrored.begin() + 1, mirrored.end());
-  ExpectAgrees(kOp, kReference, inputs);
+  ExpectAgrees(kButterfly, kButterflyReference, inputs);
 }
 
 TEST(ButterflyOp, GradCheck) {
   at::manual_seed(3);
-  for (const Shape& shape : kShapes) {
+  for (const ButterflyShape& shape : kShapes) {
     for (const bool shared : {false, true}) {
       const auto function = [](const std::vector<at::Tensor>& in) {
-        auto [y, log_det] = kOp(in);
+        auto [y, log_det] = kButterfly(in);
         return std::vector<at::Tensor>{y, log_det};
       };
-      EXPECT_TRUE(GradCheck(function, Inputs(3, shape, shared, true), 1e-6, 40))
+      EXPECT_TRUE(GradCheck(function, ButterflyInputs(3, shape, shared, true), 1e-6, 40))
           << shape.size << " " << shared;
     }
   }
@@ -79,14 +54,14 @@ TEST(ButterflyOp, GradCheck) {
 
 TEST(ButterflyOp, RowDoesNotDependOnItsBatch) {
   at::manual_seed(4);
-  for (const Shape& shape : kShapes) {
-    std::vector<at::Tensor> inputs = Inputs(37, shape, true, true);
+  for (const ButterflyShape& shape : kShapes) {
+    std::vector<at::Tensor> inputs = ButterflyInputs(37, shape, true, true);
     for (at::Tensor& input : inputs) input = input.to(at::kFloat);
     ForEachSimd([&] {
-      const at::Tensor all = std::get<0>(kOp(inputs));
+      const at::Tensor all = std::get<0>(kButterfly(inputs));
       std::vector<at::Tensor> one = inputs;
       one[0] = inputs[0].narrow(0, 17, 1);
-      EXPECT_TRUE(at::equal(std::get<0>(kOp(one))[0], all[17])) << shape.size;
+      EXPECT_TRUE(at::equal(std::get<0>(kButterfly(one))[0], all[17])) << shape.size;
     });
   }
 }
@@ -96,18 +71,18 @@ TEST(ButterflyOp, NoFactorsAndNoRows) {
   auto [y, log_det] = butterfly(x, {});
   EXPECT_TRUE(at::equal(y, x));
   EXPECT_EQ(log_det.item<float>(), 0);
-  const std::vector<at::Tensor> empty = Inputs(0, {32, 5}, true, true);
-  EXPECT_EQ(std::get<0>(kOp(empty)).sizes(), at::IntArrayRef({0, 32}));
-  EXPECT_TRUE(std::isfinite(std::get<1>(kOp(empty)).item<double>()));
-  EXPECT_EQ(RunOp(kOp, empty, at::kDouble).size(), 2u + empty.size());
+  const std::vector<at::Tensor> empty = ButterflyInputs(0, {32, 5}, true, true);
+  EXPECT_EQ(std::get<0>(kButterfly(empty)).sizes(), at::IntArrayRef({0, 32}));
+  EXPECT_TRUE(std::isfinite(std::get<1>(kButterfly(empty)).item<double>()));
+  EXPECT_EQ(RunOp(kButterfly, empty, at::kDouble).size(), 2u + empty.size());
 }
 
 TEST(ButterflyOp, NanReachesEveryOutputThatDependsOnIt) {
-  std::vector<at::Tensor> inputs = Inputs(2, {32, 5}, true, true);
+  std::vector<at::Tensor> inputs = ButterflyInputs(2, {32, 5}, true, true);
   for (at::Tensor& input : inputs) input = input.to(at::kFloat);
   inputs[0][1][7] = std::numeric_limits<float>::quiet_NaN();
   ForEachSimd([&] {
-    const at::Tensor y = std::get<0>(kOp(inputs));
+    const at::Tensor y = std::get<0>(kButterfly(inputs));
     EXPECT_TRUE(y[0].isfinite().all().item<bool>());
     EXPECT_TRUE(y[1].isnan().all().item<bool>());
   });

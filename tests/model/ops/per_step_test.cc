@@ -13,63 +13,12 @@
 #include "model/ops/act_norm.h"
 #include "model/ops/affine_coupling.h"
 #include "model/ops/lu_matmul.h"
+#include "tests/model/ops/op_cases.h"
 #include "tests/model/ops/ops_test_util.h"
 #include "tests/support/gradcheck.h"
 
 namespace bflow::testing {
 namespace {
-
-at::Tensor Randn(at::IntArrayRef sizes) { return at::randn(sizes, at::kDouble); }
-
-const Op kActNorm = [](const std::vector<at::Tensor>& in) { return act_norm(in[0], in[1], in[2]); };
-const Op kActNormReference = [](const std::vector<at::Tensor>& in) {
-  return ActNormReference(in[0], in[1], in[2]);
-};
-std::vector<at::Tensor> ActNormInputs(int64_t rows, int64_t steps, int64_t channels) {
-  return {Randn({rows, steps, channels}), Randn({channels}) * 0.3, Randn({channels})};
-}
-
-// The sign carries no gradient: it is not among the inputs, but part of the function.
-Op LuOp(bool reference, const at::Tensor& sign) {
-  return [reference, sign](const std::vector<at::Tensor>& in) {
-    return (reference ? LuMatmulReference : lu_matmul)(in[0], in[1], in[2], in[3],
-                                                       sign.to(in[0].scalar_type()), in[4]);
-  };
-}
-std::vector<at::Tensor> LuInputs(int64_t rows, int64_t steps, int64_t channels) {
-  return {Randn({rows, steps, channels}), Randn({channels, channels}) * 0.5,
-          Randn({channels, channels}) * 0.5, Randn({channels}) * 0.3, at::randperm(channels)};
-}
-
-Op CouplingOp(bool reference, bool inverse) {
-  return [=](const std::vector<at::Tensor>& in) {
-    const at::TensorList all(in);
-    return (reference ? AffineCouplingReference : affine_coupling)(in[0], all.slice(1, 6),
-                                                                   all.slice(7), inverse);
-  };
-}
-std::vector<at::Tensor> CouplingInputs(int64_t rows, int64_t steps, int64_t channels,
-                                       int64_t hidden) {
-  std::vector<at::Tensor> inputs = {Randn({rows, steps, channels})};
-  const int64_t half = channels / 2;
-  for (int net = 0; net < 2; ++net) {
-    const double wide = 1 / std::sqrt(static_cast<double>(hidden));
-    inputs.push_back(Randn({hidden, half}));
-    inputs.push_back(Randn({hidden}) * 0.3);
-    inputs.push_back(Randn({hidden, hidden}) * wide);
-    inputs.push_back(Randn({hidden}) * 0.3);
-    inputs.push_back(Randn({half, hidden}) * wide);
-    inputs.push_back(Randn({half}) * 0.3);
-  }
-  return inputs;
-}
-
-std::vector<at::Tensor> AsVector(const std::tuple<at::Tensor, at::Tensor>& result) {
-  return {std::get<0>(result), std::get<1>(result)};
-}
-DifferentiableFunction Function(const Op& op) {
-  return [op](const std::vector<at::Tensor>& in) { return AsVector(op(in)); };
-}
 
 // All rows at once, in float32, against one row alone.
 void ExpectRowsIndependent(const Op& op, std::vector<at::Tensor> inputs, int64_t row) {

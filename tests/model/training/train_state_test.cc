@@ -26,7 +26,7 @@ TrainState SomeState(int64_t step) {
   state.skipped_steps = 5;
   state.rows_drawn = 18446744073709551615u;
   state.generator = std::string("1 2 3");
-  state.parameters.resize(300000);  // of more than one piece
+  state.parameters.resize(70000);  // with the moments more than one piece
   std::iota(state.parameters.begin(), state.parameters.end(), static_cast<float>(step));
   state.first_moment = state.second_moment = state.parameters;
   state.average = {0.5f, 1e-30f};

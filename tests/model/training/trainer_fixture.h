@@ -43,7 +43,9 @@ class TrainerTest : public ::testing::Test {
     return *TrainingData::Create({TinyRecord(16 * 60)}, request);
   }
   std::shared_ptr<Flow> NewFlow(at::ScalarType dtype = at::kFloat) const {
-    return *Flow::Create(spec_, options_.seed, dtype);
+    std::shared_ptr<Flow> flow = *Flow::Create(spec_, options_.seed, dtype);
+    flow->MoveTo(device_);
+    return flow;
   }
 
   // A run, and what is seen of it.
@@ -65,7 +67,7 @@ class TrainerTest : public ::testing::Test {
       if (interval) seen.reports.push_back(report);
     };
     hooks.batch = [&](at::Tensor* batch) {
-      seen.batches.push_back(batch->clone());
+      seen.batches.push_back(batch->cpu().clone());
       if (spoilt && spoilt(seen.batches.size() - 1)) batch->fill_(std::nan(""));
     };
     const auto outcome = trainer.Run(hooks, from);
@@ -78,6 +80,7 @@ class TrainerTest : public ::testing::Test {
   TrainingData data_;
   FlowSpec spec_;
   TrainerOptions options_;
+  at::Device device_ = at::kCPU;
 };
 
 }  // namespace bflow
