@@ -113,6 +113,25 @@ class ServingTest(unittest.TestCase):
         p = values(reply.p_value)
         self.assertGreaterEqual(p.min(), 1 / (reply.calibration_rows + 1) - 1e-6)
 
+    def test_attribution_points_at_a_spike(self):
+        x = self.windows[int(0.82 * len(self.windows)):][:40].copy()
+        clean = self.stub.AnomalyScore(flow.AnomalyScoreRequest(model=self.selector, x=tensor(x, flow.DATA_TYPE_INT16)))
+        places = [(37 * i % (T - 1), i % C) for i in range(len(x))]
+        for i, (t, c) in enumerate(places):
+            x[i, t, c] = 100 if x[i, t, c] < 0 else -100
+        reply = self.stub.AnomalyScore(flow.AnomalyScoreRequest(
+            model=self.selector, x=tensor(x, flow.DATA_TYPE_INT16), want_attribution=True))
+        z, cause = values(reply.attribution), np.frombuffer(reply.attribution_cause, np.uint8)
+        self.assertEqual(z.shape, (len(x), T // 32, C))
+        self.assertEqual(reply.attribution_stride, 32)
+        self.assertTrue((z >= 0).all())
+        largest = z.reshape(len(x), -1).argmax(1)
+        # A spike at the edge of a segment is a jump in the next one too.
+        found = [abs(where // C - t // 32) <= 1 and where % C == c for where, (t, c) in zip(largest, places)]
+        self.assertGreaterEqual(np.mean(found), 0.9)
+        self.assertGreaterEqual(np.mean(cause.reshape(len(x), -1)[np.arange(len(x)), largest] == 3), 0.9)
+        self.assertFalse(clean.HasField("attribution"))
+
     def test_samples_are_reproducible_in_any_chunking(self):
         whole = self.stub.Sample(flow.SampleRequest(model=self.selector, num_samples=5, seed=3))
         part = self.stub.Sample(flow.SampleRequest(model=self.selector, num_samples=2, seed=3, first_row=3))

@@ -94,7 +94,8 @@ TEST(GpuScorer, ScoresAsOnTheCpu) {
   const auto cpu = MakeFlowScorer(*checkpoint), gpu = MakeFlowScorer(*checkpoint, on_gpu);
   ASSERT_TRUE(cpu.ok() && gpu.ok()) << gpu.status();
   const HostBatch rows = TinyRows(spec, 300, 5);
-  const auto expected = (*cpu)->Anomaly(rows, true), got = (*gpu)->Anomaly(rows, true);
+  const auto expected = (*cpu)->Anomaly(rows, {.want_contributions = true}),
+             got = (*gpu)->Anomaly(rows, {.want_contributions = true});
   ASSERT_TRUE(expected.ok() && got.ok()) << got.status();
   for (size_t i = 0; i < expected->log_prob.size(); ++i) {
     EXPECT_TRUE(Reproduces(got->log_prob[i], expected->log_prob[i], kSelfTestRtol)) << i;
