@@ -84,7 +84,7 @@ add_custom_target(bflow_tsan_tests)
 
 # bflow_test(base_test SRCS ... DEPS ... [LABELS ...] [DATA dir]): one GoogleTest program, one CTest
 # entry per test case; the working directory is the source root so that tests name their data by
-# a path relative to it.
+# a path relative to it. Tests run side by side: OpenMP's idle threads must not spin on the cores of the others.
 function(bflow_test name)
   cmake_parse_arguments(PARSE_ARGV 1 A "" "" "SRCS;DEPS;LABELS")
   add_executable(${name} ${A_SRCS})
@@ -92,7 +92,7 @@ function(bflow_test name)
   target_link_libraries(${name} PRIVATE ${A_DEPS} bflow_warnings GTest::gtest GTest::gmock GTest::gtest_main)
   set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests)
   gtest_discover_tests(${name} WORKING_DIRECTORY ${PROJECT_SOURCE_DIR} DISCOVERY_TIMEOUT 60
-                       PROPERTIES TIMEOUT 300 LABELS "${A_LABELS}")
+                       PROPERTIES TIMEOUT 300 LABELS "${A_LABELS}" ENVIRONMENT OMP_WAIT_POLICY=passive)
   if("tsan" IN_LIST A_LABELS)
     add_dependencies(bflow_tsan_tests ${name})
   endif()

@@ -269,14 +269,14 @@ absl::StatusOr<TrainingOutcome> Run::RunTrainer() {
 }
 
 absl::Status Run::CheckOutcome() const {
-  const bool diverged = outcome_.end == TrainingEnd::kDiverged;
+  if (outcome_.steps == 0 && outcome_.end == TrainingEnd::kDiverged) {
+    return absl::InternalError("model not written: no step had a finite loss and gradients");
+  }
   const double reached = outcome_.validation_nll.value_or(outcome_.last_nll);
-  if (outcome_.steps > 0 ? !(reached <= outcome_.first_nll + kMaxNllRise) : diverged) {
+  if (outcome_.steps > 0 && !(reached <= outcome_.first_nll + kMaxNllRise)) {
     return absl::InternalError(
-        outcome_.steps > 0
-            ? "model not written: the training diverged, its loss is far above that of the first "
-              "step; try a smaller --learning_rate"
-            : "model not written: no step had a finite loss and gradients");
+        "model not written: the training diverged, its loss is far above that of the first step; "
+        "try a smaller --learning_rate");
   }
   return absl::OkStatus();
 }

@@ -102,23 +102,28 @@ absl::Status FakeFileSystem::Next(Kind kind, const std::string& path) {
 absl::StatusOr<std::unique_ptr<NewFile>> FakeFileSystem::Create(const std::string& path, int mode) {
   BFLOW_RETURN_IF_ERROR(Next(Kind::kSpace, path));
   BFLOW_ASSIGN_OR_RETURN(std::unique_ptr<NewFile> real, Real()->Create(path, mode));
-  const auto [entry, added] = now_.try_emplace(path, nodes_.size());
-  if (added) nodes_.emplace_back();
-  nodes_[entry->second].content.clear();
-  return std::make_unique<FakeNewFile>(this, path, entry->second, std::move(real));
+  if (!now_.contains(path)) {
+    nodes_.emplace_back();
+    Set(path, nodes_.size() - 1);
+  }
+  const size_t node = now_.at(path);
+  nodes_[node].content.clear();
+  return std::make_unique<FakeNewFile>(this, path, node, std::move(real));
 }
 
 absl::Status FakeFileSystem::Rename(const std::string& from, const std::string& to) {
   BFLOW_RETURN_IF_ERROR(Next(Kind::kSpace, to));
   BFLOW_RETURN_IF_ERROR(Real()->Rename(from, to));
-  now_[to] = now_.at(from);
-  now_.erase(from);
+  Set(to, now_.at(from));
+  Set(from, std::nullopt);
   return absl::OkStatus();
 }
 
 absl::Status FakeFileSystem::SyncFolder(const std::string& path) {
   BFLOW_RETURN_IF_ERROR(Next(Kind::kFlush, path));
-  std::erase_if(flushed_, [&](const auto& entry) { return DirName(entry.first) == path; });
+  const auto in_folder = [&](const auto& entry) { return DirName(entry.first) == path; };
+  std::erase_if(flushed_, in_folder);
+  std::erase_if(since_, in_folder);
   for (const auto& [name, node] : now_) {
     if (DirName(name) == path) flushed_[name] = node;
   }
@@ -128,22 +133,34 @@ absl::Status FakeFileSystem::SyncFolder(const std::string& path) {
 absl::Status FakeFileSystem::MakeFolder(const std::string& path, int mode) {
   BFLOW_RETURN_IF_ERROR(Next(Kind::kSpace, path));
   BFLOW_RETURN_IF_ERROR(Real()->MakeFolder(path, mode));
-  if (now_.try_emplace(path, nodes_.size()).second) nodes_.emplace_back().folder = true;
+  if (!now_.contains(path)) {
+    nodes_.emplace_back().folder = true;
+    Set(path, nodes_.size() - 1);
+  }
   return absl::OkStatus();
 }
 
 absl::Status FakeFileSystem::RemoveFile(const std::string& path) {
   BFLOW_RETURN_IF_ERROR(Next(Kind::kOther, path));
   BFLOW_RETURN_IF_ERROR(Real()->RemoveFile(path));
-  now_.erase(path);
+  Set(path, std::nullopt);
   return absl::OkStatus();
 }
 
 absl::Status FakeFileSystem::RemoveFolder(const std::string& path) {
   BFLOW_RETURN_IF_ERROR(Next(Kind::kOther, path));
   BFLOW_RETURN_IF_ERROR(Real()->RemoveFolder(path));
-  now_.erase(path);
+  Set(path, std::nullopt);
   return absl::OkStatus();
+}
+
+void FakeFileSystem::Set(const std::string& path, std::optional<size_t> node) {
+  since_[path].push_back(node);
+  if (node) {
+    now_[path] = *node;
+  } else {
+    now_.erase(path);
+  }
 }
 
 void FakeFileSystem::Image(const std::string& to, Unflushed unflushed, uint64_t seed) const {
@@ -152,12 +169,13 @@ void FakeFileSystem::Image(const std::string& to, Unflushed unflushed, uint64_t 
     return unflushed == Unflushed::kKept || unflushed == kept ||
            (unflushed == Unflushed::kMixed && generator() % 2 == 0);
   };
-  std::map<std::string, size_t> names;
-  std::map<std::string, size_t> all = now_;
-  all.insert(flushed_.begin(), flushed_.end());
-  for (const auto& [path, ignored] : all) {
-    const auto& from = keeps(Unflushed::kNamesOnly) ? now_ : flushed_;
-    if (const auto found = from.find(path); found != from.end()) names.insert(*found);
+  std::map<std::string, size_t> names = flushed_;
+  for (const auto& [path, meanings] : since_) {
+    if (!keeps(Unflushed::kNamesOnly)) continue;
+    const bool mixed = unflushed == Unflushed::kMixed;
+    const auto& meant = mixed ? meanings[generator() % meanings.size()] : meanings.back();
+    names.erase(path);
+    if (meant) names[path] = *meant;
   }
   std::filesystem::create_directories(to);
   for (const auto& [path, index] : names) {  // a folder comes before what is in it

@@ -29,7 +29,7 @@ enum class Unflushed {
   kKept,          // all, as it happens mostly
   kNamesOnly,     // new names, files empty: a rename that overtook its data
   kContentsOnly,  // contents, under the old names
-  kMixed,         // each name and each content one or the other, by the seed of Image
+  kMixed,  // each name as at any time since it was flushed, each content, by the seed of Image
 };
 
 class FakeFileSystem final : public FileSystem {
@@ -64,12 +64,17 @@ class FakeFileSystem final : public FileSystem {
     std::string flushed;
   };
 
+  // Makes `path` mean the node, or nothing.
+  void Set(const std::string& path, std::optional<size_t> node);
   // The error of this operation, if it is one that fails.
   absl::Status Next(Kind kind, const std::string& path);
 
   std::string root_;
   std::vector<Node> nodes_;
   std::map<std::string, size_t> now_, flushed_;  // path -> node
+  // What a path meant since its folder was flushed last: a removal may reach the disk before the
+  // removal of another name, and a rename that was undone later may have reached it.
+  std::map<std::string, std::vector<std::optional<size_t>>> since_;
   int64_t operations_ = 0, failed_ = 0;
   int64_t first_ = INT64_MAX, last_ = 0;
   DiskFault fault_ = DiskFault::kFull;

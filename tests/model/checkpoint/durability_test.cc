@@ -46,7 +46,7 @@ class DurabilityTest : public CheckpointFolderTest {
   void ExpectImages(const FakeFileSystem& files, bool complete) const {
     for (const Unflushed unflushed : {Unflushed::kDropped, Unflushed::kKept, Unflushed::kNamesOnly,
                                       Unflushed::kContentsOnly, Unflushed::kMixed}) {
-      for (uint64_t seed = 1; seed <= (unflushed == Unflushed::kMixed ? 3 : 1); ++seed) {
+      for (uint64_t seed = 1; seed <= (unflushed == Unflushed::kMixed ? 6 : 1); ++seed) {
         SCOPED_TRACE(absl::StrCat("image ", static_cast<int>(unflushed), " seed ", seed));
         const std::string image = JoinPath(root_, "image");
         files.Image(image, unflushed, seed);
@@ -104,6 +104,24 @@ TEST_F(DurabilityTest, EveryOperationFailsOnceOrForGood) {
     }
   }
   EXPECT_GE(struck, 100);
+}
+
+// The manifest was renamed, the folder cannot be flushed, the version is given up, and then the
+// power fails: in no order of what reaches the disk is there a manifest without its files.
+TEST_F(DurabilityTest, AVersionThatWasGivenUpIsNeverHalfThere) {
+  FakeFileSystem counted(root_);
+  ASSERT_TRUE(WriteSecond(counted, Repository()).ok());
+  const std::string repository = Repository();
+  FakeFileSystem files(repository);
+  files.FailFrom(counted.operations(), DiskFault::kIo, counted.operations());
+  ASSERT_FALSE(WriteSecond(files, repository).ok());
+  ASSERT_EQ(files.failed(), 1);
+  for (uint64_t seed = 1; seed <= 200; ++seed) {
+    const std::string image = JoinPath(root_, "image");
+    files.Image(image, Unflushed::kMixed, seed);
+    ExpectWholeOrAbsent(image, false);
+    std::filesystem::remove_all(image);
+  }
 }
 
 TEST_F(DurabilityTest, ThePowerFailsAtEveryOperation) {

@@ -142,6 +142,27 @@ TEST_F(TrainerTest, TwoOptimisersTakeTurnsAsComputedByHand) {
   EXPECT_GT(moved, 0.01);
 }
 
+// A loss that is finite, in float64, with gradients that are not, in float32.
+TEST_F(TrainerTest, GradientsThatAreNotFiniteChangeNothing) {
+  const std::shared_ptr<Flow> flow = NewFlow();
+  const at::Tensor x = Train().batches.front();
+  flow->InitialiseFrom(x);
+  for (const EmaScheme scheme : {EmaScheme::kPolyak, EmaScheme::kAlternating}) {
+    Updater updater(flow, kDecay, scheme);
+    const std::vector<float> before = updater.Values();
+    const Update update = updater.Step(x * 1e25, 1e-2);
+    EXPECT_FALSE(update.done);
+    EXPECT_TRUE(std::isfinite(update.loss)) << update.loss;
+    EXPECT_EQ(updater.Values(), before);
+    EXPECT_FALSE(updater.Revert()) << "no update was done";
+    TrainState state;
+    updater.Save(&state);
+    EXPECT_EQ(state.average_updates, 0);
+    EXPECT_EQ(state.first_moment, std::vector<float>(before.size()));
+    EXPECT_TRUE(updater.Step(x, 1e-2).done);
+  }
+}
+
 // The average is of the butterflies alone: what is kept has the others as they are.
 TEST_F(TrainerTest, TheAverageOfTheButterfliesAloneIsKept) {
   options_.settings.ema_decay = 0.99;
