@@ -25,12 +25,13 @@ namespace {
 
 constexpr int kRounds = 15;
 
-// While it lives, every bflow operator is its plain ATen reference, recorded by ATen's own autograd.
-// AutogradCUDA is looked up before the alias Autograd of our formulas.
+// While it lives, every bflow operator is its plain ATen reference, recorded by ATen's own
+// autograd. AutogradCUDA is looked up before the alias Autograd of our formulas.
 class EagerOperators {
  public:
   EagerOperators()
-      : library_(torch::Library::IMPL, "bflow", c10::DispatchKey::AutogradCUDA, __FILE__, __LINE__) {
+      : library_(torch::Library::IMPL, "bflow", c10::DispatchKey::AutogradCUDA, __FILE__,
+                 __LINE__) {
     library_.impl("butterfly", TORCH_FN(ButterflyReference));
     library_.impl("act_norm", TORCH_FN(ActNormReference));
     library_.impl("lu_matmul", TORCH_FN(LuMatmulReference));
