@@ -60,12 +60,21 @@ void SampleStream::MoreWillStart() {
 }
 
 void SampleStream::StartMore() {
-  const uint64_t first_row = std::get<SampleWork>(whole_->task.work).options.first_row;
-  auto plan = std::make_shared<CallPlan>(*whole_);
-  SetSampleRows(first_row + static_cast<uint64_t>(chunk_begin_), done_ - chunk_begin_, *plan);
-  const std::shared_ptr<Slot> slot = AddSlot();
-  absl::Status status = WithRoom(slot, plan->reply_bytes, [this, slot, plan] { Run(slot, plan); });
-  if (!status.ok()) Complete(slot, std::move(status));
+  const auto no_memory = [] {
+    return MakeError(Reason::kHostOutOfMemory, "not enough memory for this chunk");
+  };
+  std::shared_ptr<Slot> slot;
+  try {
+    const uint64_t first_row = std::get<SampleWork>(whole_->task.work).options.first_row;
+    auto plan = std::make_shared<CallPlan>(*whole_);
+    SetSampleRows(first_row + static_cast<uint64_t>(chunk_begin_), done_ - chunk_begin_, *plan);
+    slot = AddSlot();
+    absl::Status status =
+        WithRoom(slot, plan->reply_bytes, [this, slot, plan] { Run(slot, plan); });
+    if (!status.ok()) Complete(slot, std::move(status));
+  } catch (const std::bad_alloc&) {
+    slot == nullptr ? EndAfterReplies(no_memory()) : Complete(slot, no_memory());
+  }
 }
 
 void SampleStream::Run(const std::shared_ptr<Slot>& slot, const std::shared_ptr<CallPlan>& plan) {

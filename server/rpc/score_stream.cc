@@ -98,7 +98,13 @@ void ScoreStream::OnReadDone(bool ok) {
   record_.rpc().received->Increment();
   pb::StreamScoreRequest message;
   message.Swap(&buffer_);
-  if (Take(&message)) ReadOn();
+  bool read_on = true;
+  try {
+    read_on = Take(&message);
+  } catch (const std::bad_alloc&) {
+    EndAfterReplies(MakeError(Reason::kHostOutOfMemory, "not enough memory for this stream"));
+  }
+  if (read_on) ReadOn();
   EndWork();
 }
 
