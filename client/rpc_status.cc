@@ -54,7 +54,8 @@ absl::Status StatusFromRpc(const grpc::Status& status) {
   }
   absl::StrAppend(&text, status.error_message());
   if (details.reason.empty()) absl::StrAppend(&text, Hint(status));
-  // A client that cancels nothing sees CANCELLED where a server that shuts down dropped the call.
+  // A client that cancels nothing sees CANCELLED where a server dropped the call: it shuts down, or
+  // no reply was taken for too long.
   if (status.error_code() == grpc::StatusCode::CANCELLED && details.reason.empty()) {
     return absl::UnavailableError("the server ended the call; it may be shutting down");
   }

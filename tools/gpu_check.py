@@ -177,18 +177,18 @@ class Check:
                                                         indent=2) + "\n")
 
     def all(self):
-        has_device = self.device()
-        if not self.configure():
+        reason = ""
+        if not self.device():
+            reason = "no device"
+        elif not self.configure():
             reason = "not configured"
         elif not self.build():
             reason = "not built"
         else:
-            self.tests()  # without a device they fail and say so
-            reason = "" if has_device else "no device"
-            if has_device:
-                self.sanitizer("memcheck")
-                self.sanitizer("racecheck")
-                self.bench()
+            self.tests()
+            self.sanitizer("memcheck")
+            self.sanitizer("racecheck")
+            self.bench()
         for name, phase in self.phases.items():
             if reason and phase["rc"] is None:
                 self.skip(name, reason)

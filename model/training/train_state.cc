@@ -12,6 +12,7 @@
 #include "absl/strings/str_format.h"
 #include "base/fault_point.h"
 #include "base/file.h"
+#include "base/sha256.h"
 #include "base/status.h"
 #include "model/checkpoint/safetensors.h"
 
@@ -73,6 +74,19 @@ constexpr Field kTensors[] = {{"parameters", &TrainState::parameters},
                               {"average", &TrainState::average},
                               {"best", &TrainState::best}};
 
+// Of everything in the file: a bit that a disk lost must not train on.
+std::string Digest(Metadata metadata, const TrainState& state) {
+  metadata.erase("sha256");
+  std::string all;
+  for (const auto& [key, value] : metadata) absl::StrAppend(&all, key, "=", value, "\n");
+  for (const auto& [name, member] : kTensors) {
+    const std::vector<float>& values = state.*member;
+    absl::StrAppend(&all, name, " ", values.size(), "\n");
+    all.append(reinterpret_cast<const char*>(values.data()), values.size() * sizeof(float));
+  }
+  return Sha256Hex(all);
+}
+
 }  // namespace
 
 std::string TrainStatePath(const std::string& repository, const std::string& model) {
@@ -96,6 +110,7 @@ absl::StatusOr<std::string> SerialiseTrainState(const TrainState& state) {
                        {"seconds", Exact(state.seconds)}};
   if (state.best_nll) metadata["best_nll"] = Exact(*state.best_nll);
   if (state.last_nll) metadata["last_nll"] = Exact(*state.last_nll);
+  metadata["sha256"] = Digest(metadata, state);
   std::vector<TensorToWrite> tensors;
   for (const auto& [name, member] : kTensors) {
     const std::vector<float>& values = state.*member;
@@ -138,6 +153,7 @@ absl::StatusOr<TrainState> ParseTrainState(std::string bytes) {
     values.resize(tensor->data.size() / sizeof(float));
     std::memcpy(values.data(), tensor->data.data(), tensor->data.size());
   }
+  if (reader.Text("sha256") != Digest(file->metadata(), state)) return Damaged("sha256");
   const size_t count = state.parameters.size();
   if (state.first_moment.size() != count) return Damaged("first_moment");
   if (state.second_moment.size() != count) return Damaged("second_moment");

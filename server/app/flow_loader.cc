@@ -1,6 +1,8 @@
 #include "server/app/flow_loader.h"
 
 #include <memory>
+#include <string>
+#include <utility>
 
 #include "base/status.h"
 #include "model/scoring/backend.h"
@@ -8,6 +10,19 @@
 #include "model/scoring/torch_guard.h"
 
 namespace bflow {
+
+namespace {
+
+// Of a torch version such as "2.11.0+cu130": "13.0".
+std::string CudaVersion() {
+  std::string version = BFLOW_TORCH_VERSION;
+  const size_t at = version.find("+cu");
+  if (at == std::string::npos || version.size() < at + 5) return "unknown";
+  version.erase(0, at + 3);
+  return version.insert(version.size() - 1, ".");
+}
+
+}  // namespace
 
 Backend FlowBackend() {
   const auto options = std::make_shared<ScorerOptions>();  // complete once select has run
@@ -17,7 +32,9 @@ Backend FlowBackend() {
     BFLOW_ASSIGN_OR_RETURN(BackendInfo info, LoadBackend(preference));
     UseSingleThreadedTorch();
     options->device = info.device;
-    return BackendFacts{info.device, info.reason, std::move(info.detail), BFLOW_TORCH_VERSION};
+    BackendFacts facts{info.device, info.reason, std::move(info.detail), BFLOW_TORCH_VERSION};
+    if (info.device != "cpu") facts.cuda_version = CudaVersion();
+    return facts;
   };
   backend.make_scorer = [options](const Checkpoint& checkpoint) {
     return MakeFlowScorer(checkpoint, *options);

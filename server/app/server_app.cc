@@ -106,7 +106,8 @@ ServerApp::ServerApp(ServerConfig config, ModelLoader loader, BackendFacts backe
       batcher_({config_.batching.max_queue_rows, config_.batching.max_queue_bytes,
                 config_.batching.batch_rows_max},
                clock),
-      admission_(config_.admission.max_calls, config_.admission.max_bytes) {}
+      admission_(config_.admission.max_calls, config_.stream.max_streams,
+                 config_.admission.max_bytes) {}
 
 ServerApp::~ServerApp() {
   registry_.WaitUntilLoaded();
@@ -156,7 +157,7 @@ absl::Status ServerApp::Start() {
       .Add({{"version", kVersion},
             {"grpc", grpc::Version()},
             {"torch", backend_.torch_version},
-            {"cuda", "none"}})
+            {"cuda", backend_.cuda_version}})
       .Set(1);
   metrics_.backend_info.Add({{"backend", backend_.device}, {"reason", backend_.reason}}).Set(1);
   const int threads =

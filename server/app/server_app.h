@@ -28,6 +28,7 @@ struct BackendFacts {
   std::string reason = "requested";
   std::string detail;  // why not the GPU, for the log
   std::string torch_version = "none";
+  std::string cuda_version = "none";  // where a GPU computes
 };
 
 class ServerApp {

@@ -216,6 +216,7 @@ pb::ServerConfig DefaultConfig() {
   config.mutable_stream()->set_max_chunk_bytes(4 * kMiB);
   config.mutable_stream()->set_window_chunks(4);
   config.mutable_stream()->set_idle_timeout_ms(60'000);
+  config.mutable_stream()->set_max_streams(128);
   config.mutable_lifecycle()->set_drain_delay_ms(5000);
   config.mutable_lifecycle()->set_drain_timeout_ms(25'000);
   config.mutable_privacy()->set_core_dumps(false);
@@ -278,6 +279,8 @@ absl::StatusOr<ServerConfig> ConvertConfig(const pb::ServerConfig& from) {
       check.InRange<int>("stream.window_chunks", from.stream().window_chunks(), 1, 64);
   to.stream.idle_timeout = std::chrono::milliseconds(check.InRange<int64_t>(
       "stream.idle_timeout_ms", from.stream().idle_timeout_ms(), 100, 3'600'000));
+  to.stream.max_streams =
+      check.InRange<int64_t>("stream.max_streams", from.stream().max_streams(), 1, 1'000'000);
   // A chunk that no message can carry, or that never finds room, would be refused for ever.
   if (to.stream.max_chunk_bytes > to.public_listener.max_receive_message_bytes ||
       to.stream.max_chunk_bytes > to.public_listener.max_send_message_bytes ||

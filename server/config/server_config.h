@@ -77,6 +77,7 @@ struct ServerConfig {
     int64_t max_chunk_bytes;
     int window_chunks;
     std::chrono::milliseconds idle_timeout;
+    int64_t max_streams;
   } stream;
   struct Lifecycle {
     std::chrono::milliseconds drain_delay;

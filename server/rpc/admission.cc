@@ -5,10 +5,22 @@
 
 namespace bflow {
 
-bool Admission::EnterCall() {
-  if (calls_.fetch_add(1) < max_calls_) return true;
+bool Admission::Enter(std::atomic<int64_t>& count, int64_t limit) {
+  if (count.fetch_add(1) < limit) return true;
+  count.fetch_sub(1);
+  return false;
+}
+
+bool Admission::EnterCall(bool stream) {
+  if (!Enter(calls_, max_calls_)) return false;
+  if (!stream || Enter(streams_, max_streams_)) return true;
   calls_.fetch_sub(1);
   return false;
+}
+
+void Admission::LeaveCall(bool stream) {
+  if (stream) streams_.fetch_sub(1);
+  calls_.fetch_sub(1);
 }
 
 bool Admission::TakeBytes(int64_t bytes) {

@@ -1,5 +1,7 @@
 // Server-wide counters of the calls in handlers and of the bytes they hold. Unary calls are refused
-// when there is no room; a stream waits for it, so that flow control slows its client.
+// when there is no room; a stream waits for it, so that flow control slows its client. What a
+// waiting stream holds meanwhile, the one chunk that it has read, is bounded by the number of
+// streams.
 #ifndef BFLOW_SERVER_RPC_ADMISSION_H_
 #define BFLOW_SERVER_RPC_ADMISSION_H_
 
@@ -15,10 +17,11 @@ class Admission {
  public:
   enum class Wait { kGranted, kWaiting, kNever };
 
-  Admission(int64_t max_calls, int64_t max_bytes) : max_calls_(max_calls), max_bytes_(max_bytes) {}
+  Admission(int64_t max_calls, int64_t max_streams, int64_t max_bytes)
+      : max_calls_(max_calls), max_streams_(max_streams), max_bytes_(max_bytes) {}
 
-  bool EnterCall();
-  void LeaveCall() { calls_.fetch_sub(1); }
+  bool EnterCall(bool stream);
+  void LeaveCall(bool stream);
   int64_t calls() const { return calls_.load(); }
 
   bool TakeBytes(int64_t bytes);
@@ -37,8 +40,10 @@ class Admission {
     std::function<void()> granted;
   };
 
-  const int64_t max_calls_, max_bytes_;
-  std::atomic<int64_t> calls_{0};
+  static bool Enter(std::atomic<int64_t>& count, int64_t limit);
+
+  const int64_t max_calls_, max_streams_, max_bytes_;
+  std::atomic<int64_t> calls_{0}, streams_{0};  // streams are calls too
   std::mutex mutex_;
   int64_t bytes_ = 0;
   uint64_t next_ticket_ = 1;

@@ -27,7 +27,8 @@ Call::Call(const ServiceContext& services, grpc::CallbackServerContext* context,
 
 void Call::FinishWith(const absl::Status& status) {
   if (status.ok()) record_.rpc().sent->Increment();
-  AddTrailers(record_.End(status), context_);
+  AddTrailers(record_.TrailersFor(status), context_);
+  record_.End(status);
   Finish(ToGrpcStatus(status));
 }
 

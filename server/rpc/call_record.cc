@@ -10,7 +10,7 @@ namespace {
 
 absl::Status Busy() {
   return MakeError(Reason::kServerBusy,
-                   "the server is busy: admission.max_calls or admission.max_bytes");
+                   "the server is busy: admission.max_calls, max_bytes or stream.max_streams");
 }
 
 // As ErrorInfo says it; "" for OK.
@@ -34,7 +34,7 @@ CallRecord::CallRecord(const ServiceContext& services, Kind kind, const char* me
 
 CallRecord::~CallRecord() {
   if (operation_) Running().Decrement();
-  if (admitted_) services_.admission->LeaveCall();
+  if (admitted_) services_.admission->LeaveCall(kind_ == Kind::kStream);
   if (bytes_ > 0) services_.admission->ReturnBytes(bytes_);
 }
 
@@ -53,7 +53,7 @@ absl::Status CallRecord::Admit(int64_t bytes) {
   if (services_.draining->load()) {
     return MakeError(Reason::kDraining, "the server is shutting down; another replica can answer");
   }
-  if (!services_.admission->EnterCall()) return Busy();
+  if (!services_.admission->EnterCall(kind_ == Kind::kStream)) return Busy();
   admitted_ = true;
   return TakeBytes(bytes);
 }
@@ -75,7 +75,7 @@ void CallRecord::CountRequest(const absl::Status& status) {
   }
 }
 
-Trailers CallRecord::End(const absl::Status& status) {
+void CallRecord::End(const absl::Status& status) {
   const double seconds = SecondsBetween(start_, services_.clock->Now());
   const std::string code = CodeName(status);
   const std::string reason = ReasonText(status);
@@ -95,6 +95,9 @@ Trailers CallRecord::End(const absl::Status& status) {
        {"model", model_ ? model_->metrics->label.model : "other"},
        {"rows", rows_.load()},
        {"seconds", seconds}});
+}
+
+Trailers CallRecord::TrailersFor(const absl::Status& status) const {
   Trailers trailers = {{"butterflyflow-call-id", id_}};
   if (model_) trailers.emplace_back("butterflyflow-model-version", std::to_string(model_->version));
   if (const std::optional<int> pause = RetryPushbackMs(status)) {

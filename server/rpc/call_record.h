@@ -55,13 +55,15 @@ class CallRecord {
   CallRecord(const CallRecord&) = delete;
   CallRecord& operator=(const CallRecord&) = delete;
 
-  // Check 1: not draining, room for the call and `bytes` of its request. Errors: DRAINING,
-  // SERVER_BUSY.
+  // Check 1: not draining, room for the call (a stream: also among the streams) and `bytes` of its
+  // request. Errors: DRAINING, SERVER_BUSY.
   absl::Status Admit(int64_t bytes);
-  // Room for more bytes (the reply's); given back with the call. Errors: SERVER_BUSY.
+  // Room for more bytes (decoded rows, the reply); given back with the call. Errors: SERVER_BUSY.
   absl::Status TakeBytes(int64_t bytes);
-  // Counts the call by its outcome and writes its log line; the trailers that go with the status.
-  Trailers End(const absl::Status& status);
+  // The trailers that go with a status.
+  Trailers TrailersFor(const absl::Status& status) const;
+  // Counts the call by its outcome and writes its log line.
+  void End(const absl::Status& status);
   // requests_total of this call's model: of a unary call by End, of each chunk of a stream.
   void CountRequest(const absl::Status& status);
 

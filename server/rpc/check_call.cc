@@ -168,6 +168,13 @@ absl::Status CheckCanScore(const pb::AnomalyScoreRequest& request,
   return absl::OkStatus();
 }
 
+// And the memory of that many rows as floats: decoded input, or samples.
+void SetRows(int64_t rows, CallPlan& plan) {
+  plan.task.rows = rows;
+  plan.task.bytes =
+      rows * plan.model->scorer->signature().event_size() * static_cast<int64_t>(sizeof(float));
+}
+
 bool RangeFits(const ModelSignature& signature, double low, double high) {
   return std::all_of(signature.channels.begin(), signature.channels.end(),
                      [&](const ChannelSignature& channel) {
@@ -250,7 +257,7 @@ absl::StatusOr<CallPlan> CheckCall(const pb::LogLikelihoodRequest& request, Mode
   const ModelSignature& signature = model->scorer->signature();
   BFLOW_ASSIGN_OR_RETURN(const int64_t rows, CheckTensor(request.x(), signature));
   BFLOW_ASSIGN_OR_RETURN(CallPlan plan, CheckOpen(request, std::move(model)));
-  plan.task.rows = rows;
+  SetRows(rows, plan);
   // Rows are bounded by the bytes of the request, so these products cannot overflow.
   plan.reply_bytes = kReplyOverhead + rows * (4 * 8 + 1) +
                      (request.want_latent() ? rows * signature.event_size() * 4 : 0);
@@ -286,7 +293,7 @@ absl::StatusOr<CallPlan> CheckCall(const pb::AnomalyScoreRequest& request, Model
   BFLOW_RETURN_IF_ERROR(CheckCanScore(request, signature));
   BFLOW_ASSIGN_OR_RETURN(const int64_t rows, CheckTensor(request.x(), signature));
   BFLOW_ASSIGN_OR_RETURN(CallPlan plan, CheckOpen(request, std::move(model)));
-  plan.task.rows = rows;
+  SetRows(rows, plan);
   const int64_t features = static_cast<int64_t>(signature.feature_names.size());
   plan.reply_bytes = kReplyOverhead + rows * (7 * 8 + 3) +
                      (request.want_contributions() ? rows * features * 8 : 0) +
@@ -308,7 +315,6 @@ absl::Status DecodeInput(const pb::Tensor& x, CallPlan& plan) {
   }
   if (!plan.mark_invalid) BFLOW_RETURN_IF_ERROR(RejectInvalid(decoded.status));
   plan.task.ranges = ValidRanges(decoded.status);
-  plan.task.bytes = static_cast<int64_t>(decoded.batch.values.size() * sizeof(float));
   plan.task.x = std::move(decoded.batch);
   plan.status = std::move(decoded.status);
   return absl::OkStatus();
@@ -347,9 +353,8 @@ void SetSampleRows(uint64_t first_row, int64_t rows, CallPlan& plan) {
   // At most 2^32 samples of at most 2^31 bytes: no overflow.
   const int64_t event_size = plan.model->scorer->signature().event_size();
   plan.reply_bytes = kReplyOverhead + rows * (event_size * ElementSize(plan.sample_dtype) + 8);
-  plan.task.rows = rows;
+  SetRows(rows, plan);
   plan.task.ranges = {{0, rows}};
-  plan.task.bytes = rows * event_size * static_cast<int64_t>(sizeof(float));
 }
 
 absl::StatusOr<CallPlan> CheckCall(const pb::SampleRequest& request, ModelHandle model,

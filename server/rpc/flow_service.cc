@@ -39,7 +39,7 @@ absl::Status Start(Call* call, const Request& request, Response* response) {
   record.SetModel(model);
   ModelMetrics& metrics = *model->metrics;
   BFLOW_ASSIGN_OR_RETURN(CallPlan checked, CheckCall(request, std::move(model), services.limits));
-  BFLOW_RETURN_IF_ERROR(record.TakeBytes(checked.reply_bytes));
+  BFLOW_RETURN_IF_ERROR(record.TakeBytes(checked.memory_bytes()));
   BFLOW_RETURN_IF_ERROR(Decode(request, checked));
   auto plan = std::make_shared<CallPlan>(std::move(checked));
   record.AddRows(plan->task.rows);
@@ -81,12 +81,10 @@ class StreamReactor : public Reactor, public StreamPort<Response> {
     Reactor::Finish(ToGrpcStatus(status));
   }
   void Cut() override { context_->TryCancel(); }
-  void OnDone() override { delete this; }
 
  protected:
   explicit StreamReactor(grpc::CallbackServerContext* context) : context_(context) {}
 
- private:
   grpc::CallbackServerContext* const context_;
 };
 
@@ -105,6 +103,10 @@ class ScoreReactor final
   void OnReadDone(bool ok) override { stream_->OnReadDone(ok); }
   void OnWriteDone(bool ok) override { stream_->OnWriteDone(ok); }
   void OnCancel() override { stream_->OnCancel(); }
+  void OnDone() override {
+    stream_->OnDone(context_->IsCancelled());
+    delete this;
+  }
 
  private:
   const std::shared_ptr<ScoreStream> stream_;
@@ -123,6 +125,10 @@ class SampleReactor final : public StreamReactor<grpc::ServerWriteReactor<pb::St
   void StartRead() override {}  // this stream has none
   void OnWriteDone(bool ok) override { stream_->OnWriteDone(ok); }
   void OnCancel() override { stream_->OnCancel(); }
+  void OnDone() override {
+    stream_->OnDone(context_->IsCancelled());
+    delete this;
+  }
 
  private:
   const std::shared_ptr<SampleStream> stream_;

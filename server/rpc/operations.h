@@ -30,6 +30,10 @@ struct CallPlan {
   ScoreTask task;                 // without deadline, cancellation and completion
   std::vector<RowStatus> status;  // of each row, before scoring
   int64_t reply_bytes = 0;        // estimate, an upper bound
+
+  // What the admission counters are charged beside the request itself.
+  int64_t memory_bytes() const { return task.bytes + reply_bytes; }
+
   butterflyflow::v1::DataType score_dtype = butterflyflow::v1::DATA_TYPE_FP32;
   butterflyflow::v1::DataType sample_dtype = butterflyflow::v1::DATA_TYPE_FP32;
   double alpha = 0;
@@ -51,7 +55,7 @@ absl::StatusOr<CallPlan> CheckOpen(const butterflyflow::v1::AnomalyScoreRequest&
 absl::StatusOr<CallPlan> CheckOpen(const butterflyflow::v1::SampleRequest& request,
                                    ModelHandle model);
 
-// Checks 3 to 6. The caller then takes plan.reply_bytes from the admission counters, before any
+// Checks 3 to 6. The caller then takes plan.memory_bytes() from the admission counters, before any
 // value is looked at. `model` is what FindModel gave.
 absl::StatusOr<CallPlan> CheckCall(const butterflyflow::v1::LogLikelihoodRequest& request,
                                    ModelHandle model, const RequestLimits& limits);

@@ -30,7 +30,8 @@ class StreamPort {
   // `response` lives until the write has completed.
   virtual void StartWrite(const Response* response) = 0;
   virtual void Finish(const absl::Status& status, const Trailers& trailers) = 0;
-  // Breaks the connection's stream off: a write that never completes does then, unsuccessfully.
+  // Breaks the stream off: a write that never completes does then, unsuccessfully. The client sees
+  // CANCELLED: a status would wait behind what it does not read.
   virtual void Cut() = 0;
 };
 
@@ -89,7 +90,22 @@ class OrderedStream : public OpenStream,
     Pump();
   }
 
+  // The port's last event, when the status has been sent or could not be any more.
+  void OnDone(bool cancelled) {
+    absl::Status status;
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      status = final_;
+    }
+    // A failed read may have looked like the client's last word before the cancellation was known.
+    record_.End(status.ok() && cancelled ? Gone() : status);
+  }
+
   void Drain() override {
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      if (input_ended_) return;  // all that was asked for is on its way: the stream ends by itself
+    }
     EndAfterReplies(MakeError(Reason::kDraining, "the server is shutting down; resume elsewhere"));
   }
 
@@ -98,12 +114,14 @@ class OrderedStream : public OpenStream,
       std::lock_guard<std::mutex> lock(mutex_);
       if (now - last_event_ < record_.services().stream.idle_timeout) return;
       if (writing_ == nullptr && !slots_.empty()) return;  // at the workers
-      if (final_.ok()) {
-        final_ = MakeError(Reason::kStreamIdle,
-                           "stream: nothing came or was taken for stream.idle_timeout_ms; resume");
-      }
-      input_ended_ = true;
       cut_ = writing_ != nullptr;
+      input_ended_ = true;
+      if (final_.ok()) {
+        final_ = cut_ ? MakeError(Reason::kClientGone,
+                                  "stream: no reply was taken for stream.idle_timeout_ms; resume")
+                      : MakeError(Reason::kStreamIdle,
+                                  "stream: nothing came for stream.idle_timeout_ms; resume");
+      }
     }
     Pump();
   }
@@ -254,7 +272,7 @@ class OrderedStream : public OpenStream,
   absl::Status final_;
 
  private:
-  enum class Step { kNone, kWrite, kMore, kCut, kFinish };
+  enum class Step { kNone, kWrite, kMore, kCut, kAbandonWait, kFinish };
 
   Step Decide() {
     if (cut_) {
@@ -274,6 +292,7 @@ class OrderedStream : public OpenStream,
       if (final_.ok()) final_ = slots_.front()->end;
       dead_ = true;  // nothing after the fault is answered, so nothing of it is computed
       record_.cancelled()->store(true);
+      if (!std::exchange(abandoned_, true)) return Step::kAbandonWait;
     }
     const bool over = dead_ || (input_ended_ && slots_.empty());
     if (over && outstanding_ == 0) return Step::kFinish;
@@ -289,6 +308,7 @@ class OrderedStream : public OpenStream,
   void Do(Step step) {
     if (step == Step::kWrite) port_->StartWrite(&writing_->response);
     if (step == Step::kCut) port_->Cut();
+    if (step == Step::kAbandonWait) AbandonWait();
     if (step == Step::kMore) StartMore();
   }
 
@@ -298,14 +318,14 @@ class OrderedStream : public OpenStream,
     {
       std::lock_guard<std::mutex> lock(mutex_);
       unanswered.swap(slots_);
+      if (final_.ok() && dead_) final_ = Gone();
       status = final_;
-      if (status.ok() && dead_) status = Gone();
     }
     for (const std::shared_ptr<Slot>& slot : unanswered) {
       if (slot->admitted_bytes > 0) Pending().Decrement();
     }
     unanswered.clear();
-    port_->Finish(status, record_.End(status));
+    port_->Finish(status, record_.TrailersFor(status));
   }
 
   // gRPC tells a deadline that passed as a cancellation.
@@ -326,7 +346,7 @@ class OrderedStream : public OpenStream,
   int outstanding_ = 1;  // slots not completed, and other work; at first the stream's own start
   SteadyTime last_event_;
   bool dead_ = false;  // cancelled or broken: nothing more is written
-  bool cut_ = false;
+  bool cut_ = false, abandoned_ = false;
   bool started_ = false;
   bool pumping_ = false, pump_again_ = false;
 };

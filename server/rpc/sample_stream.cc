@@ -70,7 +70,7 @@ void SampleStream::StartMore() {
     SetSampleRows(first_row + static_cast<uint64_t>(chunk_begin_), done_ - chunk_begin_, *plan);
     slot = AddSlot();
     absl::Status status =
-        WithRoom(slot, plan->reply_bytes, [this, slot, plan] { Run(slot, plan); });
+        WithRoom(slot, plan->memory_bytes(), [this, slot, plan] { Run(slot, plan); });
     if (!status.ok()) Complete(slot, std::move(status));
   } catch (const std::bad_alloc&) {
     slot == nullptr ? EndAfterReplies(no_memory()) : Complete(slot, no_memory());

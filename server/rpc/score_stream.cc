@@ -185,19 +185,13 @@ absl::Status ScoreStream::Pin(const pb::StreamScoreRequest::Open& open,
   return absl::OkStatus();
 }
 
-absl::Status ScoreStream::CheckChunk(const Chunk& chunk) const {
+absl::Status ScoreStream::CheckData(const std::string& data) const {
   const int64_t bytes_max = record_.services().stream.max_chunk_bytes;
-  if (static_cast<int64_t>(chunk.x().data().size()) > bytes_max) {
+  if (static_cast<int64_t>(data.size()) > bytes_max) {
     return MakeError(Reason::kLimitExceeded,
-                     absl::StrCat("chunk.x.data: ", chunk.x().data().size(), " bytes, at most ",
-                                  bytes_max, " (stream.max_chunk_bytes); send smaller chunks"),
+                     absl::StrCat("chunk.x.data: ", data.size(), " bytes, at most ", bytes_max,
+                                  " (stream.max_chunk_bytes); send smaller chunks"),
                      "chunk.x.data");
-  }
-  if (chunk.row_keys().size() > kRowKeysMax) {
-    return MakeError(
-        Reason::kLimitExceeded,
-        absl::StrCat("chunk.row_keys: ", chunk.row_keys().size(), " bytes, at most ", kRowKeysMax),
-        "chunk.row_keys");
   }
   return absl::OkStatus();
 }
@@ -206,8 +200,14 @@ template <typename Result, typename Request>
 absl::Status ScoreStream::BeginChunk(const SlotPtr& slot, const Request& like, Chunk* chunk) {
   pb::StreamScoreResponse::Result* result = slot->response.mutable_result();
   result->set_index(chunk->index());
-  BFLOW_RETURN_IF_ERROR(CheckChunk(*chunk));
+  if (chunk->row_keys().size() > kRowKeysMax) {
+    return MakeError(
+        Reason::kLimitExceeded,
+        absl::StrCat("chunk.row_keys: ", chunk->row_keys().size(), " bytes, at most ", kRowKeysMax),
+        "chunk.row_keys");
+  }
   result->set_row_keys(std::move(*chunk->mutable_row_keys()));
+  BFLOW_RETURN_IF_ERROR(CheckData(chunk->x().data()));
   auto request = std::make_shared<Request>(like);
   *request->mutable_x() = std::move(*chunk->mutable_x());
   SetFirstRow(chunk->first_row(), request.get());
@@ -217,7 +217,9 @@ absl::Status ScoreStream::BeginChunk(const SlotPtr& slot, const Request& like, C
       std::numeric_limits<uint64_t>::max() - static_cast<uint64_t>(checked.task.rows)) {
     return BadOption("chunk.first_row", "first_row and the chunk's rows exceed 2^64 - 1");
   }
-  const int64_t bytes = static_cast<int64_t>(request->x().data().size()) + checked.reply_bytes;
+  const int64_t bytes =
+      static_cast<int64_t>(request->x().data().size() + result->row_keys().size()) +
+      checked.memory_bytes();
   auto plan = std::make_shared<CallPlan>(std::move(checked));
   return WithRoom(slot, bytes, [this, slot, request, plan] {
     RunChunk<Result>(slot, *request, plan);

@@ -6,6 +6,7 @@
 #define BFLOW_SERVER_RPC_SCORE_STREAM_H_
 
 #include <memory>
+#include <string>
 
 #include "butterflyflow/v1/flow.pb.h"
 #include "server/rpc/ordered_stream.h"
@@ -40,7 +41,7 @@ class ScoreStream final : public OrderedStream<butterflyflow::v1::StreamScoreRes
   // The model and the operation as asked for, pinned. Fills `opened`.
   absl::Status Pin(const butterflyflow::v1::StreamScoreRequest::Open& open,
                    butterflyflow::v1::StreamScoreResponse::Opened* opened);
-  absl::Status CheckChunk(const Chunk& chunk) const;
+  absl::Status CheckData(const std::string& data) const;
   template <typename Result, typename Request>
   absl::Status BeginChunk(const SlotPtr& slot, const Request& like, Chunk* chunk);
   template <typename Result, typename Request>

@@ -131,7 +131,7 @@ class StreamCoreTest : public testing::Test {
   void Start(const BatcherOptions& options, int threads, int64_t admission_bytes,
              const Clock* clock = Clock::Real()) {
     batcher_ = std::make_unique<Batcher>(options, clock);
-    admission_ = std::make_unique<Admission>(1000, admission_bytes);
+    admission_ = std::make_unique<Admission>(1000, max_streams_, admission_bytes);
     RegistryOptions repository;
     repository.repository = folder_.string();
     repository.warmup_rows = {1};
@@ -191,6 +191,7 @@ class StreamCoreTest : public testing::Test {
   Metrics metrics_;
   OpenStreams streams_;
   std::atomic<bool> draining_{false};
+  int64_t max_streams_ = 1000;
   std::unique_ptr<Batcher> batcher_;
   std::unique_ptr<Admission> admission_;
   std::unique_ptr<ModelRegistry> registry_;
@@ -319,7 +320,48 @@ TEST_F(StreamCoreTest, IdlenessIsMeasuredFromTheLastEvent) {
   Until([&] { return stuck->read == 2; });
   clock.Advance(std::chrono::seconds(61));
   streams_.EndIdle(clock.Now());
-  EXPECT_EQ(stuck->port.Wait().code(), absl::StatusCode::kUnavailable) << "its write is cut off";
+  EXPECT_EQ(stuck->port.Wait().code(), absl::StatusCode::kCancelled) << "its write is cut off";
+}
+
+// What a stream holds is charged: the rows as floats too, and the keys. What it holds while it
+// waits is one chunk, and there are no more streams than allowed.
+TEST_F(StreamCoreTest, ChargesWhatItHoldsAndLimitsTheStreams) {
+  max_streams_ = 2;
+  Start({.batch_rows_max = 1}, 1, 1 << 20);
+  control_->delay_ms = 200;
+  pb::StreamScoreRequest chunk = ChunkMessage(0, 1, 100);  // 1,600 bytes, 3,200 as floats
+  chunk.mutable_chunk()->set_row_keys(std::string(100'000, 'k'));
+  auto first = Open({OpenMessage(), chunk}, /*stays=*/true);
+  auto second = Open({OpenMessage()}, /*stays=*/true);
+  auto third = Open({OpenMessage()});
+  first->stream->Start();
+  Until([&] { return first->read == 3; });
+  second->stream->Start();
+  third->stream->Start();
+  EXPECT_EQ(third->port.Wait().code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(*ReasonOf(third->port.Wait()), Reason::kServerBusy);
+  const int64_t reply = 4096 + 100 * (4 * 8 + 1);
+  const int64_t held = 1'600 + 3'200 + 100'000 + reply;
+  EXPECT_FALSE(admission_->TakeBytes((1 << 20) - held + 1));
+  EXPECT_TRUE(admission_->TakeBytes((1 << 20) - held));
+  for (auto* client : {first.get(), second.get()}) {
+    client->stream->OnCancel();
+    EXPECT_EQ(client->port.Wait().code(), absl::StatusCode::kCancelled);
+  }
+}
+
+// All that a stream was asked for is answered: a shutdown on the way changes nothing.
+TEST_F(StreamCoreTest, DrainLetsAStreamEndThatAsksForNothingMore) {
+  Start({.batch_rows_max = 1}, 1, 1 << 20);
+  control_->delay_ms = 20;
+  auto client = Open({OpenMessage(), ChunkMessage(0, 1, 3)});
+  client->stream->Start();
+  Until([&] { return client->read == 3; });  // and half-closed
+  Until([&] { return admission_->calls() == 1 && client->port.replies().size() >= 1; });
+  std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  client->stream->Drain();
+  EXPECT_TRUE(client->port.Wait().ok());
+  EXPECT_EQ(client->port.replies().size(), 2u);
 }
 
 TEST_F(StreamCoreTest, SamplesInOrder) {

@@ -2,6 +2,7 @@
 // end of it looks like.
 #include <thread>
 
+#include "gmock/gmock.h"
 #include "tests/server/server_fixture.h"
 
 namespace bflow {
@@ -55,6 +56,18 @@ class StreamTest : public ServerTest {
           std::string(value.data(), value.size());
     }
     return outcome;
+  }
+  // The codes under which the server counted the streams of a method, as "OK,Canceled".
+  std::string Handled(const std::string& method, const std::string& type) {
+    while (!app_->Idle()) std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    std::string codes;
+    for (const char* code : {"OK", "Canceled", "DeadlineExceeded", "Unavailable"}) {
+      const double count = Gauge(
+          "grpc_server_handled_total{grpc_code=\"" + std::string(code) + "\",grpc_method=\"" +
+          method + "\",grpc_service=\"butterflyflow.v1.FlowService\",grpc_type=\"" + type + "\"}");
+      if (count > 0) codes += (codes.empty() ? "" : ",") + std::string(code);
+    }
+    return codes;
   }
   double Gauge(const std::string& line) {
     const std::string text = app_->metrics().Scrape();
@@ -146,6 +159,7 @@ TEST_F(StreamTest, AFaultOfOneChunkIsItsAnswerAndTheStreamGoesOn) {
   messages.back().mutable_chunk()->mutable_x()->set_shape(1, 5);
   messages.push_back(ChunkRequest(2, {128}));
   messages.push_back(ChunkRequest(3, std::vector<int16_t>(65, 1)));
+  messages.back().mutable_chunk()->set_row_keys("mine");
   messages.push_back(ChunkRequest(4, std::vector<int16_t>(41, 1)));
   messages.push_back(ChunkRequest(5, {1}));
   messages.back().mutable_chunk()->mutable_row_keys()->resize((256 << 10) + 1);
@@ -164,6 +178,7 @@ TEST_F(StreamTest, AFaultOfOneChunkIsItsAnswerAndTheStreamGoesOn) {
   EXPECT_EQ(reason(1), "SHAPE_MISMATCH");
   EXPECT_EQ(reason(2), "VALUE_OUT_OF_RANGE");
   EXPECT_EQ(reason(3), "LIMIT_EXCEEDED");
+  EXPECT_EQ(outcome.replies[4].result().row_keys(), "mine");
   EXPECT_EQ(reason(4), "LIMIT_EXCEEDED");
   EXPECT_EQ(reason(5), "LIMIT_EXCEEDED");
   EXPECT_EQ(reason(6), "BAD_OPTION");
@@ -295,7 +310,39 @@ TEST_F(StreamTest, ADeadlineEndsAStream) {
   control_->delay_ms = 50;
   const Outcome outcome = Run({OpenRequest(), ChunkRequest(0, std::vector<int16_t>(40, 1))}, 200);
   EXPECT_EQ(outcome.end.code, StatusCode::DEADLINE_EXCEEDED);
-  while (!app_->Idle()) std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  // The client gives up first, by the time that its request took.
+  EXPECT_THAT(Handled("StreamScore", "bidi_stream"),
+              testing::AnyOf("DeadlineExceeded", "Canceled"));
+}
+
+// A cancellation first shows as a read that failed, as the client's last word does.
+TEST_F(StreamTest, CancelledIdleStreamsAreCountedAsCancelled) {
+  ASSERT_TRUE(StartWith("").ok());
+  for (int i = 0; i < 30; ++i) {
+    grpc::ClientContext context;
+    const std::unique_ptr<ScoreCall> call = flow_->StreamScore(&context);
+    call->Write(OpenRequest());
+    pb::StreamScoreResponse reply;
+    ASSERT_TRUE(call->Read(&reply));
+    context.TryCancel();
+    EXPECT_EQ(call->Finish().error_code(), StatusCode::CANCELLED);
+  }
+  EXPECT_EQ(Handled("StreamScore", "bidi_stream"), "Canceled");
+}
+
+TEST_F(StreamTest, TooManyStreamsAreToldToComeBack) {
+  ASSERT_TRUE(StartWith("stream { max_streams: 1 }").ok());
+  grpc::ClientContext context;
+  const std::unique_ptr<ScoreCall> call = flow_->StreamScore(&context);
+  call->Write(OpenRequest());
+  pb::StreamScoreResponse reply;
+  ASSERT_TRUE(call->Read(&reply));
+  const Outcome second = Run({OpenRequest()});
+  EXPECT_EQ(second.end.reason, "SERVER_BUSY");
+  EXPECT_TRUE(second.end.retry_info);
+  EXPECT_EQ(LogLikelihood(Request({1})).code, StatusCode::OK) << "unary calls are not streams";
+  context.TryCancel();
+  call->Finish();
 }
 
 TEST_F(StreamTest, DrainAnswersWhatWasRead) {
@@ -350,7 +397,9 @@ TEST_F(StreamTest, AClientThatTakesNoRepliesIsCutOff) {
   while (!app_->Idle()) std::this_thread::sleep_for(std::chrono::milliseconds(20));
   while (call->Read(&reply)) {
   }
-  EXPECT_FALSE(call->Finish().ok());
+  // A status would wait behind the samples that are not read: the stream is broken off.
+  EXPECT_EQ(call->Finish().error_code(), StatusCode::CANCELLED);
+  EXPECT_EQ(Handled("StreamSample", "server_stream"), "Canceled");
 }
 
 TEST_F(StreamTest, SamplesComeInChunksOfConsecutiveRows) {
@@ -400,6 +449,7 @@ TEST_F(StreamTest, ADefectEndsTheStreamAndTellsNothing) {
   EXPECT_EQ(outcome.end.code, StatusCode::INTERNAL);
   EXPECT_EQ(outcome.end.message.find("canary"), std::string::npos);
   EXPECT_EQ(outcome.replies.size(), 1u);
+  EXPECT_EQ(Handled("StreamScore", "bidi_stream"), "");
   EXPECT_GE(app_->metrics().internal_errors.Value(), 1);
 }
 

@@ -84,6 +84,15 @@ TEST_F(TrainStateTest, DamagedOnesAreRefused) {
   }
 }
 
+TEST_F(TrainStateTest, AnyFlippedBitIsFound) {
+  const std::string good = *SerialiseTrainState(SomeState(3));
+  for (size_t i = 0; i < good.size(); i += 1 + good.size() / 400) {
+    std::string bad = good;
+    bad[i] = static_cast<char>(bad[i] ^ (1 << (i % 8)));
+    EXPECT_EQ(ParseTrainState(bad).status().code(), absl::StatusCode::kDataLoss) << "byte " << i;
+  }
+}
+
 TEST_F(TrainStateTest, EveryOperationFailsAndTheOldStateOrTheNewOneIsThere) {
   int struck = 0;
   for (const DiskFault fault :
