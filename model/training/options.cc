@@ -5,6 +5,7 @@
 #include <functional>
 #include <limits>
 #include <map>
+#include <set>
 #include <utility>
 
 #include "absl/status/status.h"
@@ -117,6 +118,7 @@ std::map<std::string, Handler> MakeHandlers(TrainOptions* o) {
       {"out", text(&o->out)},
       {"model", text(&o->model)},
       {"version", integer("version", 1, &o->version)},
+      {"import", text(&o->import_file)},
       {"spec", text(&o->spec_file)},
       {"window", integer("window", 2, &o->window)},
       {"hop", integer("hop", 1, &o->hop)},
@@ -163,15 +165,31 @@ std::map<std::string, Handler> MakeHandlers(TrainOptions* o) {
   return handlers;
 }
 
-absl::Status CheckOptions(const TrainOptions& o) {
-  BFLOW_ASSIGN_OR_RETURN(const Preset preset, FindPreset(o.preset));
-  if (o.data.empty()) return Bad("data", "at least one record");
-  if (o.signals.empty()) return Bad("signals", "the names of the channels, separated by commas");
+absl::Status CheckOutput(const TrainOptions& o) {
   if (o.out.empty()) return Bad("out", "the folder of the model repository");
   if (!IsValidModelName(o.model)) {
     return Bad("model",
                "a name [a-z0-9][a-z0-9_-]{0,63}, not \"other\", not ending in \"-sampler\"");
   }
+  return absl::OkStatus();
+}
+
+// `given`: the names of all flags.
+absl::Status CheckImportOptions(const TrainOptions& o, const std::set<std::string>& given) {
+  for (const std::string& flag : given) {
+    if (flag != "import" && flag != "out" && flag != "model" && flag != "version" &&
+        flag != "licence" && flag != "notes") {
+      return Bad("import", absl::StrCat("no --", flag, " beside it, nothing is trained"));
+    }
+  }
+  return CheckOutput(o);
+}
+
+absl::Status CheckOptions(const TrainOptions& o) {
+  BFLOW_ASSIGN_OR_RETURN(const Preset preset, FindPreset(o.preset));
+  if (o.data.empty()) return Bad("data", "at least one record");
+  if (o.signals.empty()) return Bad("signals", "the names of the channels, separated by commas");
+  BFLOW_RETURN_IF_ERROR(CheckOutput(o));
   if (o.device != "auto" && o.device != "cpu" && o.device != "cuda") {
     return Bad("device", "auto, cpu or cuda");
   }
@@ -213,6 +231,7 @@ absl::StatusOr<Flag> SplitFlag(const std::string& argument) {
 absl::StatusOr<TrainOptions> ParseTrainOptions(const std::vector<std::string>& arguments) {
   TrainOptions options;
   std::map<std::string, Handler> handlers = MakeHandlers(&options);
+  std::set<std::string> given;
   for (size_t i = 0; i < arguments.size(); ++i) {
     BFLOW_ASSIGN_OR_RETURN(Flag flag, SplitFlag(arguments[i]));
     bool has_following = i + 1 < arguments.size() && arguments[i + 1].compare(0, 2, "--") != 0;
@@ -225,6 +244,7 @@ absl::StatusOr<TrainOptions> ParseTrainOptions(const std::vector<std::string>& a
       options.print_version = true;
       return options;
     }
+    given.insert(flag.name);
     if (flag.name == "resume" && !flag.value) {
       options.resume = true;
       continue;
@@ -243,7 +263,8 @@ absl::StatusOr<TrainOptions> ParseTrainOptions(const std::vector<std::string>& a
       options.data.push_back(arguments[++i]);
     }
   }
-  BFLOW_RETURN_IF_ERROR(CheckOptions(options));
+  BFLOW_RETURN_IF_ERROR(given.count("import") > 0 ? CheckImportOptions(options, given)
+                                                  : CheckOptions(options));
   return options;
 }
 
@@ -254,6 +275,8 @@ std::string TrainHelp() {
   }
   return absl::StrCat(
       "bflow-train --preset=NAME --data RECORD... --signals=A,B --out=REPOSITORY --model=NAME\n"
+      "bflow-train --import=FILE --out=REPOSITORY --model=NAME [--version=N] [--licence] "
+      "[--notes]\n"
       "Trains a waveform model on WFDB records and writes it to REPOSITORY/NAME/VERSION/.\n"
       "--name=value and --name value are the same, and so are _ and - in a flag's name.\n\n"
       "  --preset=NAME            architecture and training settings:\n",
@@ -285,6 +308,9 @@ std::string TrainHelp() {
       "  --sensitivity=patient|none   patient: files readable by their owner only\n"
       "  --metrics_csv=FILE       a line per --validate_every steps (docs/training.md)\n"
       "  --licence=TEXT --notes=TEXT  for the model card\n"
+      "  --import=FILE            train nothing: check this model.safetensors, add self-test rows "
+      "and\n"
+      "                           write the version folder (docs/import.md)\n"
       "  --seed=0 --help --version\n"
       "  --device=auto|cpu|cuda   auto: a GPU if there is one that works\n\n"
       "Ctrl-C ends training early and writes the model as it is (exit code 130); a second one ends "

@@ -27,6 +27,7 @@ struct TrainOptions {
   std::string out;                   // repository
   std::string model;
   std::optional<int64_t> version;  // absent: the next free one
+  std::string import_file;         // a model file to take over; nothing is trained then
   std::string spec_file;           // empty: the preset's architecture
 
   std::optional<int64_t> window;  // 1024

@@ -9,6 +9,7 @@
 #include "base/exit_code.h"
 #include "base/fault_point.h"
 #include "base/version.h"
+#include "model/training/import_model.h"
 #include "model/training/options.h"
 #include "model/training/train_program.h"
 
@@ -50,6 +51,9 @@ int Run(int argc, char** argv) {
   if (options->print_version) {
     std::printf("bflow-train %s\n", bflow::kVersion);
     return bflow::kExitOk;
+  }
+  if (!options->import_file.empty()) {
+    return bflow::ImportModel(*options, *bflow::FileSystem::Real());
   }
   return bflow::RunTrain(*options, stop, *bflow::FileSystem::Real());
 }

@@ -298,5 +298,42 @@ TEST_F(TrainProgramTest, ErrorsHaveTheirExitCodes) {
   EXPECT_EQ(Train({"--out=/dev/null/models"}), 73);
 }
 
+TEST_F(TrainProgramTest, ImportsAModelFileAndGivesItSelfTestRows) {
+  ASSERT_EQ(Train({"--steps=2"}), 0) << Text("stderr");
+  const std::vector<std::string> import = {BFLOW_TRAIN, "--out=" + folder_ + "/models",
+                                           "--import=" + Version(1) + "/model.safetensors"};
+  const auto run = [&](std::vector<std::string> arguments, const std::string& more) {
+    arguments.push_back(more);
+    return Wait(Start(arguments));
+  };
+  ASSERT_EQ(run(import, "--model=copy"), 0) << Text("stderr");
+  absl::StatusOr<Checkpoint> copy = ReadCheckpoint(Version(1, "copy"));
+  ASSERT_TRUE(copy.ok()) << copy.status();
+  EXPECT_FALSE(copy->calibration.has_value());
+  const SelfTest& expected = copy->self_test;
+  ASSERT_EQ(expected.rows, 16);
+  absl::StatusOr<std::unique_ptr<Scorer>> scorer = MakeFlowScorer(*copy);
+  ASSERT_TRUE(scorer.ok()) << scorer.status();
+  auto result = (*scorer)->LogLikelihood({expected.rows, expected.x}, {NoiseKind::kCenter}, false);
+  ASSERT_TRUE(result.ok()) << result.status();
+  for (size_t i = 0; i < 16; ++i) {
+    EXPECT_TRUE(Reproduces(result->log_prob[i], expected.log_prob[i], kSelfTestRtol)) << i;
+  }
+
+  // The next free version; one that is there is refused, and so is what no server would load.
+  ASSERT_EQ(run(import, "--model=copy"), 0);
+  EXPECT_TRUE(ReadCheckpoint(Version(2, "copy")).ok());
+  std::vector<std::string> again = import;
+  again.push_back("--version=2");
+  EXPECT_EQ(run(again, "--model=copy"), 73);
+  for (const char* name : {"/models/copy/1/selftest.safetensors", "/tiny.hea", "/none"}) {
+    EXPECT_EQ(run({BFLOW_TRAIN, "--out=" + folder_ + "/other", "--import=" + folder_ + name},
+                  "--model=copy"),
+              65)
+        << name;
+  }
+  EXPECT_FALSE(FileExists(folder_ + "/other"));
+}
+
 }  // namespace
 }  // namespace bflow

@@ -223,6 +223,25 @@ TEST(Options, ErrorsNameTheFlagAndNeverTheValue) {
   EXPECT_FALSE(ParseTrainOptions(best).ok());
 }
 
+TEST(Options, ImportTakesAnOutputAndNothingOfATraining) {
+  const std::vector<std::string> import = {"--import=a.safetensors", "--out=o", "--model=m"};
+  absl::StatusOr<TrainOptions> o = ParseTrainOptions(import);
+  ASSERT_TRUE(o.ok()) << o.status();
+  EXPECT_EQ(o->import_file, "a.safetensors");
+  EXPECT_FALSE(o->version.has_value());
+  for (const char* more : {"--version=3", "--licence=x", "--notes=y"}) {
+    std::vector<std::string> arguments = import;
+    arguments.push_back(more);
+    EXPECT_TRUE(ParseTrainOptions(arguments).ok()) << more;
+  }
+  for (const char* more : {"--steps=3", "--data=r", "--resume", "--preset=waveform-published",
+                           "--device=cpu", "--model=No", "--out="}) {
+    std::vector<std::string> arguments = import;
+    arguments.push_back(more);
+    EXPECT_FALSE(ParseTrainOptions(arguments).ok()) << more;
+  }
+}
+
 TEST(Options, HelpAndVersion) {
   EXPECT_TRUE(ParseTrainOptions({"--help"})->help);
   EXPECT_TRUE(ParseTrainOptions({"--version"})->print_version);
