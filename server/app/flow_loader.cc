@@ -2,8 +2,10 @@
 
 #include <memory>
 #include <string>
+#include <string_view>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "base/status.h"
 #include "model/scoring/backend.h"
 #include "model/scoring/flow_scorer.h"
@@ -15,11 +17,12 @@ namespace {
 
 // Of a torch version such as "2.11.0+cu130": "13.0".
 std::string CudaVersion() {
-  std::string version = BFLOW_TORCH_VERSION;
+  const std::string_view version = BFLOW_TORCH_VERSION;
   const size_t at = version.find("+cu");
-  if (at == std::string::npos || version.size() < at + 5) return "unknown";
-  version.erase(0, at + 3);
-  return version.insert(version.size() - 1, ".");
+  if (at == std::string_view::npos || version.size() < at + 5) return "unknown";
+  const std::string_view digits = version.substr(at + 3);
+  return absl::StrCat(std::string(digits.substr(0, digits.size() - 1)), ".",
+                      std::string(digits.substr(digits.size() - 1)));
 }
 
 }  // namespace
