@@ -92,7 +92,7 @@ function(bflow_test name)
   target_link_libraries(${name} PRIVATE ${A_DEPS} bflow_warnings GTest::gtest GTest::gmock GTest::gtest_main)
   set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests)
   gtest_discover_tests(${name} WORKING_DIRECTORY ${PROJECT_SOURCE_DIR} DISCOVERY_TIMEOUT 60
-                       PROPERTIES TIMEOUT 300 LABELS "${A_LABELS}" ENVIRONMENT OMP_WAIT_POLICY=passive)
+                       PROPERTIES TIMEOUT 300 ENVIRONMENT OMP_WAIT_POLICY=passive LABELS "${A_LABELS}")
   if("tsan" IN_LIST A_LABELS)
     add_dependencies(bflow_tsan_tests ${name})
   endif()
