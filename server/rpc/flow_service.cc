@@ -71,10 +71,17 @@ grpc::ServerUnaryReactor* Handle(Call* call, Operation operation, const Request&
   return call;
 }
 
-// A reactor that owns its stream and lends it gRPC's operations.
-template <typename Reactor, typename Response>
+// A reactor that owns its stream, lends it gRPC's operations and tells it how they end.
+template <typename Reactor, typename Stream, typename Response>
 class StreamReactor : public Reactor, public StreamPort<Response> {
  public:
+  StreamReactor(const ServiceContext& services, grpc::CallbackServerContext* context,
+                const Metrics::RpcMetrics& rpc)
+      : context_(context),
+        stream_(
+            std::make_shared<Stream>(services, rpc, DeadlineOf(*context, *services.clock), this)) {}
+  Stream& stream() { return *stream_; }
+
   void StartWrite(const Response* response) override { Reactor::StartWrite(response); }
   void Finish(const absl::Status& status, const Trailers& trailers) override {
     AddTrailers(trailers, context_);
@@ -82,56 +89,32 @@ class StreamReactor : public Reactor, public StreamPort<Response> {
   }
   void Cut() override { context_->TryCancel(); }
 
- protected:
-  explicit StreamReactor(grpc::CallbackServerContext* context) : context_(context) {}
+  void OnWriteDone(bool ok) override { stream_->OnWriteDone(ok); }
+  void OnCancel() override { stream_->OnCancel(); }
+  void OnDone() override {
+    stream_->OnDone(context_->IsCancelled());
+    delete this;
+  }
 
+ private:
   grpc::CallbackServerContext* const context_;
+  const std::shared_ptr<Stream> stream_;
 };
 
 class ScoreReactor final
     : public StreamReactor<grpc::ServerBidiReactor<pb::StreamScoreRequest, pb::StreamScoreResponse>,
-                           pb::StreamScoreResponse> {
+                           ScoreStream, pb::StreamScoreResponse> {
  public:
-  ScoreReactor(const ServiceContext& services, grpc::CallbackServerContext* context,
-               const Metrics::RpcMetrics& rpc)
-      : StreamReactor(context),
-        stream_(std::make_shared<ScoreStream>(services, rpc, DeadlineOf(*context, *services.clock),
-                                              this)) {}
-  void Begin() { stream_->Start(); }
-
-  void StartRead() override { ServerBidiReactor::StartRead(stream_->read_buffer()); }
-  void OnReadDone(bool ok) override { stream_->OnReadDone(ok); }
-  void OnWriteDone(bool ok) override { stream_->OnWriteDone(ok); }
-  void OnCancel() override { stream_->OnCancel(); }
-  void OnDone() override {
-    stream_->OnDone(context_->IsCancelled());
-    delete this;
-  }
-
- private:
-  const std::shared_ptr<ScoreStream> stream_;
+  using StreamReactor::StreamReactor;
+  void StartRead() override { ServerBidiReactor::StartRead(stream().read_buffer()); }
+  void OnReadDone(bool ok) override { stream().OnReadDone(ok); }
 };
 
 class SampleReactor final : public StreamReactor<grpc::ServerWriteReactor<pb::StreamSampleResponse>,
-                                                 pb::StreamSampleResponse> {
+                                                 SampleStream, pb::StreamSampleResponse> {
  public:
-  SampleReactor(const ServiceContext& services, grpc::CallbackServerContext* context,
-                const Metrics::RpcMetrics& rpc)
-      : StreamReactor(context),
-        stream_(std::make_shared<SampleStream>(services, rpc, DeadlineOf(*context, *services.clock),
-                                               this)) {}
-  void Begin(const pb::SampleRequest& request) { stream_->Start(request); }
-
+  using StreamReactor::StreamReactor;
   void StartRead() override {}  // this stream has none
-  void OnWriteDone(bool ok) override { stream_->OnWriteDone(ok); }
-  void OnCancel() override { stream_->OnCancel(); }
-  void OnDone() override {
-    stream_->OnDone(context_->IsCancelled());
-    delete this;
-  }
-
- private:
-  const std::shared_ptr<SampleStream> stream_;
 };
 
 }  // namespace
@@ -168,14 +151,14 @@ grpc::ServerUnaryReactor* FlowServiceImpl::Sample(grpc::CallbackServerContext* c
 grpc::ServerBidiReactor<pb::StreamScoreRequest, pb::StreamScoreResponse>*
 FlowServiceImpl::StreamScore(grpc::CallbackServerContext* context) {
   auto* reactor = new ScoreReactor(services_, context, stream_score_);
-  reactor->Begin();
+  reactor->stream().Start();
   return reactor;
 }
 
 grpc::ServerWriteReactor<pb::StreamSampleResponse>* FlowServiceImpl::StreamSample(
     grpc::CallbackServerContext* context, const pb::StreamSampleRequest* request) {
   auto* reactor = new SampleReactor(services_, context, stream_sample_);
-  reactor->Begin(request->sample());
+  reactor->stream().Start(request->sample());
   return reactor;
 }
 

@@ -112,7 +112,7 @@ class OrderedStream : public OpenStream,
   void EndIfIdle(SteadyTime now) override {
     {
       std::lock_guard<std::mutex> lock(mutex_);
-      if (now - last_event_ < record_.services().stream.idle_timeout) return;
+      if (finished_ || now - last_event_ < record_.services().stream.idle_timeout) return;
       if (writing_ == nullptr && !slots_.empty()) return;  // at the workers
       cut_ = writing_ != nullptr;
       input_ended_ = true;
@@ -317,6 +317,7 @@ class OrderedStream : public OpenStream,
     absl::Status status;
     {
       std::lock_guard<std::mutex> lock(mutex_);
+      finished_ = true;
       unanswered.swap(slots_);
       if (final_.ok() && dead_) final_ = Gone();
       status = final_;
@@ -348,6 +349,7 @@ class OrderedStream : public OpenStream,
   bool dead_ = false;  // cancelled or broken: nothing more is written
   bool cut_ = false, abandoned_ = false;
   bool started_ = false;
+  bool finished_ = false;  // the status is on its way and must not change
   bool pumping_ = false, pump_again_ = false;
 };
 

@@ -41,6 +41,7 @@ TEST_F(StreamTest, AnswersEachChunkInOrderAsAUnaryCallWould) {
     ASSERT_EQ(LogLikelihood(unary, &expected).code, StatusCode::OK);
     EXPECT_EQ(result.log_likelihood().SerializeAsString(), expected.SerializeAsString());
   }
+  EXPECT_EQ(Handled("StreamScore", "bidi_stream"), "OK");
   EXPECT_EQ(outcome.trailers.at("butterflyflow-model-version"), "2");
   EXPECT_EQ(outcome.trailers.at("butterflyflow-call-id").size(), 16u);
   EXPECT_EQ(Gauge("butterflyflow_open_streams{operation=\"log_likelihood\"}"), 0);
@@ -204,6 +205,7 @@ TEST_F(StreamTest, SamplesComeInChunksOfConsecutiveRows) {
   }
   EXPECT_TRUE(call->Finish().ok());
   EXPECT_EQ(next, 1003u);
+  EXPECT_EQ(Handled("StreamSample", "server_stream"), "OK");
   const auto refused = [&](const char* reason, auto change) {
     pb::StreamSampleRequest bad = request;
     change(*bad.mutable_sample());
