@@ -3,6 +3,7 @@
 #include <cmath>
 #include <cstring>
 #include <map>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -13,7 +14,7 @@
 namespace bflow {
 namespace {
 
-// Largest |log|det|| of a 2x2 and |log_diagonal| of a channel: e^20 is 4.9e8, beyond it float32
+// Largest |log|det|| of a 2x2 and |log| of a scale: e^20 is 4.9e8, beyond it float32
 // loses every digit on the way back.
 constexpr double kMaxAbsLog = 20;
 
@@ -83,7 +84,7 @@ absl::Status CheckFinite(const TensorView& tensor) {
   return absl::OkStatus();
 }
 
-absl::Status CheckLogDiagonal(const TensorView& tensor) {
+absl::Status CheckLog(const TensorView& tensor) {
   const FloatReader values(tensor);
   for (size_t i = 0; i < values.size(); ++i) {
     if (!(std::fabs(values[i]) <= kMaxAbsLog)) {
@@ -117,22 +118,71 @@ absl::Status CheckPermutation(const TensorView& tensor) {
   return absl::OkStatus();
 }
 
-absl::Status CheckValues(const TensorView& tensor) {
-  const std::string_view name = tensor.name;
-  if (name.ends_with(".permutation")) return CheckPermutation(tensor);
+// log|det| by elimination with partial pivoting, compared as a mean over the rows.
+absl::Status CheckInvertible(const TensorView& tensor) {
+  const FloatReader values(tensor);
+  const size_t n = static_cast<size_t>(tensor.shape[0]);
+  std::vector<double> a(n * n);
+  for (size_t i = 0; i < a.size(); ++i) a[i] = values[i];
+  double log_det = 0;
+  for (size_t k = 0; k < n; ++k) {
+    size_t pivot = k;
+    for (size_t i = k + 1; i < n; ++i) {
+      if (std::fabs(a[i * n + k]) > std::fabs(a[pivot * n + k])) pivot = i;
+    }
+    for (size_t j = 0; j < n && pivot != k; ++j) std::swap(a[k * n + j], a[pivot * n + j]);
+    log_det += std::log(std::fabs(a[k * n + k]));
+    for (size_t i = k + 1; i < n; ++i) {
+      const double factor = a[i * n + k] / a[k * n + k];
+      for (size_t j = k + 1; j < n; ++j) a[i * n + j] -= factor * a[k * n + j];
+    }
+  }
+  // Not finite for a singular matrix, overflow or NaN.
+  if (std::fabs(log_det) <= kMaxAbsLog * static_cast<double>(n)) return absl::OkStatus();
+  return Fault(tensor.name, "is singular, or its |log|det|| is above 20 per row");
+}
+
+// [O, ...]: a zero row has no direction.
+absl::Status CheckDirections(const TensorView& tensor) {
+  const FloatReader values(tensor);
+  const size_t rows = static_cast<size_t>(tensor.shape[0]), width = values.size() / rows;
+  for (size_t o = 0; o < rows; ++o) {
+    double squares = 0;
+    for (size_t i = 0; i < width; ++i) squares += values[o * width + i] * values[o * width + i];
+    if (!(squares > 0)) {
+      return Fault(tensor.name, absl::StrCat("output channel ", o, " is all zeros"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckValues(const TensorView& tensor, TensorRule rule) {
+  if (rule == TensorRule::kPermutation) return CheckPermutation(tensor);
   BFLOW_RETURN_IF_ERROR(CheckFinite(tensor));
-  if (name.ends_with(".log_diagonal")) return CheckLogDiagonal(tensor);
-  if (name.ends_with(".diagonal_sign")) return CheckSigns(tensor);
-  if (name.find(".factors.") != std::string_view::npos) return CheckFactor(tensor);
+  switch (rule) {
+    case TensorRule::kLog:
+      return CheckLog(tensor);
+    case TensorRule::kSign:
+      return CheckSigns(tensor);
+    case TensorRule::kFactor:
+      return CheckFactor(tensor);
+    case TensorRule::kInvertible:
+      return CheckInvertible(tensor);
+    case TensorRule::kDirection:
+      return CheckDirections(tensor);
+    case TensorRule::kFinite:
+    case TensorRule::kPermutation:
+      break;
+  }
   return absl::OkStatus();
 }
 
 absl::Status CheckOne(const TensorSpec& expected, const TensorView& tensor, DType float_dtype) {
-  if (expected.is_index != (tensor.dtype == DType::kI64)) {
+  if (expected.is_index() != (tensor.dtype == DType::kI64)) {
     return Fault(expected.name, absl::StrCat("is ", DTypeName(tensor.dtype), ", expected ",
-                                             expected.is_index ? "I64" : "F32 or F64"));
+                                             expected.is_index() ? "I64" : "F32 or F64"));
   }
-  if (!expected.is_index && tensor.dtype != float_dtype) {
+  if (!expected.is_index() && tensor.dtype != float_dtype) {
     return Fault(expected.name,
                  absl::StrCat("is ", DTypeName(tensor.dtype), ", the float tensors before it are ",
                               DTypeName(float_dtype)));
@@ -159,10 +209,12 @@ absl::Status CheckTensors(const FlowSpec& spec, const SafetensorsFile& tensors) 
   for (const TensorSpec& wanted : expected) {
     const TensorView* tensor = tensors.Find(wanted.name);
     if (tensor == nullptr) return Fault(wanted.name, "missing");
-    if (!wanted.is_index && float_dtype == DType::kI64) float_dtype = tensor->dtype;
+    if (!wanted.is_index() && float_dtype == DType::kI64) float_dtype = tensor->dtype;
     BFLOW_RETURN_IF_ERROR(CheckOne(wanted, *tensor, float_dtype));
   }
-  for (const TensorView& tensor : tensors.tensors()) BFLOW_RETURN_IF_ERROR(CheckValues(tensor));
+  for (const TensorView& tensor : tensors.tensors()) {
+    BFLOW_RETURN_IF_ERROR(CheckValues(tensor, by_name.at(tensor.name)->rule));
+  }
   return absl::OkStatus();
 }
 

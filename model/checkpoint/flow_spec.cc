@@ -28,17 +28,21 @@ class TensorLister {
   std::vector<TensorSpec> Take() { return std::move(tensors_); }
 
   void Add(const ActNormSpec&, const LevelShape& shape) {
-    Float("log_scale", {shape.channels});
-    Float("bias", {shape.channels});
+    Tensor("log_scale", {shape.channels});
+    Tensor("bias", {shape.channels});
   }
 
   void Add(const LuMatmulSpec&, const LevelShape& shape) {
     const int64_t c = shape.channels;
-    Float("lower", {c, c});
-    Float("upper", {c, c});
-    Float("log_diagonal", {c});
-    Float("diagonal_sign", {c});
-    tensors_.push_back({absl::StrCat(prefix_, "permutation"), true, {c}});
+    Tensor("lower", {c, c});
+    Tensor("upper", {c, c});
+    Tensor("log_diagonal", {c}, TensorRule::kLog);
+    Tensor("diagonal_sign", {c}, TensorRule::kSign);
+    Tensor("permutation", {c}, TensorRule::kPermutation);
+  }
+
+  void Add(const Conv1x1Spec&, const LevelShape& shape) {
+    Tensor("weight", {shape.channels, shape.channels}, TensorRule::kInvertible);
   }
 
   void Add(const ButterflySpec& spec, const LevelShape& shape) {
@@ -49,9 +53,9 @@ class TensorLister {
         for (size_t f = 0; f < part.levels.size(); ++f) {
           const int64_t blocks = int64_t{1} << part.levels[f];
           const int64_t pairs = spec.shared ? 1 : part.size / (2 * blocks);
-          Float(spec.partitions.empty() ? absl::StrCat("factors.", f)
-                                        : absl::StrCat("rounds.", r, ".parts.", p, ".factors.", f),
-                {blocks, 2, pairs, 2});
+          Tensor(spec.partitions.empty() ? absl::StrCat("factors.", f)
+                                         : absl::StrCat("rounds.", r, ".parts.", p, ".factors.", f),
+                 {blocks, 2, pairs, 2}, TensorRule::kFactor);
         }
       }
     }
@@ -62,15 +66,60 @@ class TensorLister {
     const int64_t widths[] = {half, spec.hidden, spec.hidden, half};
     for (const char* net : {"scale_net", "shift_net"}) {
       for (int n = 0; n < 3; ++n) {
-        Float(absl::StrCat(net, ".", n, ".weight"), {widths[n + 1], widths[n]});
-        Float(absl::StrCat(net, ".", n, ".bias"), {widths[n + 1]});
+        Tensor(absl::StrCat(net, ".", n, ".weight"), {widths[n + 1], widths[n]});
+        Tensor(absl::StrCat(net, ".", n, ".bias"), {widths[n + 1]});
       }
     }
   }
 
+  void Add(const Conv1dCouplingSpec& spec, const LevelShape& shape) {
+    const int64_t widths[] = {shape.channels / 2, spec.hidden, spec.hidden, shape.channels};
+    const int64_t kernels[] = {spec.kernel, spec.kernel, 1};
+    for (int n = 0; n < 3; ++n) {
+      Tensor(absl::StrCat("net.", n, ".weight"), {widths[n + 1], widths[n], kernels[n]});
+      Tensor(absl::StrCat("net.", n, ".bias"), {widths[n + 1]});
+    }
+  }
+
+  void Add(const Conv2dCouplingSpec& spec, const LevelShape& shape) {
+    const int64_t half = shape.channels / 2;
+    const int64_t widths[] = {shape.channels - half, spec.hidden, spec.hidden, 2 * half};
+    const int64_t kernels[] = {3, 1, 3};
+    for (int n = 0; n < 3; ++n) {
+      Tensor(absl::StrCat("net.", n, ".direction"),
+             {widths[n + 1], widths[n], kernels[n], kernels[n]}, TensorRule::kDirection);
+      Tensor(absl::StrCat("net.", n, ".gain"), {widths[n + 1]});
+      Tensor(absl::StrCat("net.", n, ".bias"), {widths[n + 1]});
+    }
+  }
+
+  void Add(const PermutationSpec&, const LevelShape& shape) {
+    Tensor("permutation", {shape.size()}, TensorRule::kPermutation);
+  }
+
+  void Add(const LogitSpec&, const LevelShape&) {}
+
+  void Add(const WhiteningSpec& spec, const LevelShape& shape) {
+    const int64_t c = shape.channels, head = spec.order * c;
+    Tensor("lags", {c, c, spec.order});
+    Tensor("instantaneous", {c, c});
+    Tensor("bias", {c});
+    Tensor("log_scale", {c}, TensorRule::kLog);
+    Tensor("head_weight", {head, head});
+    Tensor("head_bias", {head});
+    Tensor("head_log_scale", {head}, TensorRule::kLog);
+  }
+
+  // The Student-t base of a level's latents.
+  void AddBase(int64_t latent_channels) {
+    Tensor("log_degrees", {latent_channels}, TensorRule::kLog);
+    Tensor("log_scale", {latent_channels}, TensorRule::kLog);
+  }
+
  private:
-  void Float(const std::string& name, std::vector<int64_t> shape) {
-    tensors_.push_back({absl::StrCat(prefix_, name), false, std::move(shape)});
+  void Tensor(const std::string& name, std::vector<int64_t> shape,
+              TensorRule rule = TensorRule::kFinite) {
+    tensors_.push_back({absl::StrCat(prefix_, name), std::move(shape), rule});
   }
 
   std::string prefix_;
@@ -85,10 +134,31 @@ std::string_view LayerKind(const LayerSpec& layer) {
         using T = std::decay_t<decltype(spec)>;
         if constexpr (std::is_same_v<T, ActNormSpec>) return "act_norm";
         if constexpr (std::is_same_v<T, LuMatmulSpec>) return "lu_matmul";
+        if constexpr (std::is_same_v<T, Conv1x1Spec>) return "conv1x1";
         if constexpr (std::is_same_v<T, ButterflySpec>) return "butterfly";
         if constexpr (std::is_same_v<T, AffineCouplingSpec>) return "affine_coupling";
+        if constexpr (std::is_same_v<T, Conv1dCouplingSpec>) return "conv1d_coupling";
+        if constexpr (std::is_same_v<T, Conv2dCouplingSpec>) return "conv2d_coupling";
+        if constexpr (std::is_same_v<T, PermutationSpec>) return "permutation";
+        if constexpr (std::is_same_v<T, LogitSpec>) return "logit";
+        if constexpr (std::is_same_v<T, WhiteningSpec>) return "whitening";
       },
       layer);
+}
+
+bool IsCoupling(const LayerSpec& layer) {
+  return std::holds_alternative<AffineCouplingSpec>(layer) ||
+         std::holds_alternative<Conv1dCouplingSpec>(layer) ||
+         std::holds_alternative<Conv2dCouplingSpec>(layer);
+}
+
+std::vector<NamedBlock> BlocksOf(const LevelSpec& level) {
+  std::vector<NamedBlock> blocks;
+  for (size_t j = 0; j < level.blocks.size(); ++j) {
+    blocks.push_back({absl::StrCat("blocks.", j), &level.blocks[j]});
+  }
+  if (!level.prior.empty()) blocks.push_back({"prior", &level.prior});
+  return blocks;
 }
 
 int64_t FlowSpec::event_size() const {
@@ -99,22 +169,64 @@ int64_t FlowSpec::event_size() const {
 
 int64_t FlowSpec::time_steps() const { return event_shape.empty() ? 0 : event_shape.front(); }
 
-int64_t FlowSpec::channel_count() const { return event_shape.size() < 2 ? 0 : event_shape[1]; }
+int64_t FlowSpec::channel_count() const {
+  if (is_image()) return event_shape.empty() ? 0 : event_shape.front();
+  return event_shape.size() < 2 ? 0 : event_shape[1];
+}
+
+int64_t FlowSpec::positions() const {
+  const int64_t count = channel_count();
+  return count == 0 ? 0 : event_size() / count;
+}
+
+int64_t FlowSpec::channel_of(int64_t d) const {
+  return is_image() ? d / positions() : d % channel_count();
+}
 
 double FlowSpec::code_unit_offset_nats() const {
   if (!quantised()) return 0;
   double sum = 0;
   for (const ChannelSpec& c : channels) sum += std::log((c.hi - c.lo) / (2 * c.step));
-  return static_cast<double>(time_steps()) * sum;
+  return static_cast<double>(positions()) * sum;
+}
+
+LevelShape EventLevelShape(const FlowSpec& spec) {
+  LevelShape shape;
+  shape.is_image = spec.is_image();
+  shape.channels = spec.channel_count();
+  shape.height = shape.is_image ? spec.event_shape[1] : spec.time_steps();
+  shape.width = shape.is_image ? spec.event_shape[2] : 1;
+  return shape;
 }
 
 LevelShape ShapeAtLevel(const FlowSpec& spec, size_t level) {
-  LevelShape shape{spec.time_steps(), spec.channel_count()};
+  LevelShape shape = EventLevelShape(spec);
   for (size_t l = 0; l <= level; ++l) {
     if (l > 0 && spec.levels[l - 1].split) shape.channels /= 2;
-    shape.time_steps /= spec.levels[l].squeeze;
-    shape.channels *= spec.levels[l].squeeze;
+    shape = Squeezed(shape, spec.levels[l].squeeze);
   }
+  return shape;
+}
+
+LevelShape Squeezed(LevelShape shape, int squeeze) {
+  shape.height /= squeeze;
+  shape.channels *= squeeze;
+  if (shape.is_image) {
+    shape.width /= squeeze;
+    shape.channels *= squeeze;
+  }
+  return shape;
+}
+
+int64_t LatentChannels(const FlowSpec& spec, size_t level) {
+  const int64_t channels = ShapeAtLevel(spec, level).channels;
+  if (level + 1 == spec.levels.size()) return channels;
+  return spec.levels[level].split ? channels / 2 : 0;
+}
+
+std::vector<int64_t> Batched(int64_t rows, const std::vector<int64_t>& event_shape) {
+  std::vector<int64_t> shape = {rows};
+  shape.insert(shape.end(), event_shape.begin(), event_shape.end());
   return shape;
 }
 
@@ -138,15 +250,23 @@ int64_t ItemSize(DType dtype) { return dtype == DType::kF32 ? 4 : 8; }
 
 std::vector<TensorSpec> ExpectedTensors(const FlowSpec& spec) {
   TensorLister lister;
+  const auto add = [&](const std::string& prefix, const std::vector<LayerSpec>& layers,
+                       const LevelShape& shape) {
+    for (size_t k = 0; k < layers.size(); ++k) {
+      lister.set_prefix(absl::StrCat(prefix, ".", k, "."));
+      std::visit([&](const auto& layer) { lister.Add(layer, shape); }, layers[k]);
+    }
+  };
+  add("pre", spec.pre, EventLevelShape(spec));
   for (size_t l = 0; l < spec.levels.size(); ++l) {
     const LevelShape shape = ShapeAtLevel(spec, l);
-    for (size_t j = 0; j < spec.levels[l].blocks.size(); ++j) {
-      const auto& block = spec.levels[l].blocks[j];
-      for (size_t k = 0; k < block.size(); ++k) {
-        lister.set_prefix(absl::StrCat("levels.", l, ".blocks.", j, ".", k, "."));
-        std::visit([&](const auto& layer) { lister.Add(layer, shape); }, block[k]);
-      }
+    for (const NamedBlock& block : BlocksOf(spec.levels[l])) {
+      add(absl::StrCat("levels.", l, ".", block.name), *block.layers, shape);
     }
+  }
+  for (size_t l = 0; spec.base == BaseKind::kStudentT && l < spec.levels.size(); ++l) {
+    lister.set_prefix(absl::StrCat("base.", l, "."));
+    if (LatentChannels(spec, l) > 0) lister.AddBase(LatentChannels(spec, l));
   }
   return lister.Take();
 }

@@ -21,9 +21,10 @@ enum class Sensitivity { kNone, kPatient };
 // reals.
 enum class SpecDequantization { kNone, kUniform };
 
-// One waveform channel. `gain`: codes per unit; `baseline`: code of 0; `step`: codes between
-// neighbouring values; `input_min`, `input_max`: what the converter can deliver; `lo`, `hi`:
-// extremes of the training part, which map to -1 and 1: x = 2 (v + step u - lo) / (hi - lo) - 1.
+// One channel. `gain`: codes per unit; `baseline`: code of 0; `step`: codes between neighbouring
+// values; `input_min`, `input_max`: what the converter can deliver; `lo`, `hi`: what maps to -1 and
+// 1 in x = 2 (v + step u - lo) / (hi - lo) - 1: the extremes of a waveform's training part, 0 and
+// 256 of 8-bit pixels. Fewer bits of a pixel are a larger step.
 struct ChannelSpec {
   std::string name;
   std::string unit;
@@ -44,9 +45,16 @@ struct ActNormSpec {};
 // permutation I64 [C].
 struct LuMatmulSpec {};
 
+// Images only. y[o] = sum_i weight[o,i] x[i] at every position. Parameter: weight [C,C].
+struct Conv1x1Spec {};
+
 enum class ButterflyOrder { kWidestFirst, kNarrowestFirst };
 
-// Butterfly layer on the flattened event (D = T * C values, time-major). Without partitions:
+// How an image [C, H, W] becomes a vector: as it is, or with the channel running fastest.
+enum class ImageFlattening { kChw, kHwc };
+
+// Butterfly layer on the flattened event (waveform: D = T C values, time-major; image: D = C H W
+// values). Without partitions:
 // `factors` factors, levels 0..n-1 applied in that order (kWidestFirst) or in the opposite one;
 // `bi_direction` appends the mirrored sequence (2n factors, the same for both orders). Parameters:
 // factors.F, F-th factor applied, [2^level, 2, shared ? 1 : D / 2^(level+1), 2]. With partitions:
@@ -58,58 +66,129 @@ struct ButterflySpec {
   bool shared = true;
   ButterflyOrder order = ButterflyOrder::kWidestFirst;
   bool bi_direction = false;
+  ImageFlattening flatten = ImageFlattening::kChw;
   std::vector<int64_t> partitions;
   std::vector<int> partition_factors;
   bool rotate = false;
 };
 
-// Per-time-step coupling: z1 = first C/2 channels; two MLPs C/2 -> hidden -> hidden -> C/2 (tanh
-// for the log-scale, ReLU for the shift); z2' = z2 exp(log_s) + t. C even. Parameters:
+// Waveforms only. Per-time-step coupling: z1 = first C/2 channels; two MLPs C/2 -> hidden -> hidden
+// -> C/2 (tanh for the log-scale, ReLU for the shift); z2' = z2 exp(log_s) + t. C even. Parameters:
 // scale_net.N.{weight,bias}, shift_net.N.{weight,bias}, N = 0, 1, 2.
 struct AffineCouplingSpec {
   int hidden = 16;
 };
 
-using LayerSpec = std::variant<ActNormSpec, LuMatmulSpec, ButterflySpec, AffineCouplingSpec>;
+// Waveforms only. Coupling whose net sees neighbouring time steps: z1 = first C/2 channels; net on
+// asinh(z1) = conv(hidden, kernel) ELU conv(hidden, kernel, dilation) ELU conv(C, 1), zero padding
+// to the same length; (q, m) = its halves, log_s = 3 tanh(q / 3), z2' = z2 exp(log_s) + m. C even,
+// kernel odd. Parameters: net.N.{weight,bias}, N = 0, 1, 2.
+struct Conv1dCouplingSpec {
+  int hidden = 24;
+  int kernel = 5;
+  int dilation = 2;
+};
 
-// "act_norm", "lu_matmul", "butterfly", "affine_coupling".
+// Images only. z1 = first C - C/2 channels; net = conv3x3(hidden) ELU conv1x1(hidden) ELU
+// conv3x3(2 (C/2)), zero padding, weight-normalised; (mu, s) = its halves, z2' = z2 sigmoid(s + 2)
+// + mu. C >= 2. Parameters: net.N.{direction,gain,bias}, N = 0, 1, 2.
+struct Conv2dCouplingSpec {
+  int hidden = 512;
+};
+
+// A fixed permutation of the whole event: out[k] = in[permutation[k]]. Buffer: permutation I64 [D].
+struct PermutationSpec {};
+
+// q = 1e-6 + (1 - 2e-6) (x + 1) / 2, y = log q - log(1 - q). No parameters.
+struct LogitSpec {};
+
+// Waveforms only. Linear prediction of each sample from the `order` samples before it and the
+// channels before it: e[t,c] = (x[t,c] - bias[c] - sum_{j<c} instantaneous[c,j] x[t,j] - sum_{k,j}
+// lags[c,j,k-1] x[t-k,j]) exp(-log_scale[c]); the first `order` steps are predicted from all values
+// before them: e_i = (x_i - head_bias[i] - sum_{m<i} head_weight[i,m] x_m) exp(-head_log_scale[i]),
+// i = t C + c. Buffers, fitted once: lags [C,C,K], instantaneous [C,C], bias, log_scale [C],
+// head_weight [KC,KC], head_bias, head_log_scale [KC]; other than strictly lower entries of
+// instantaneous and head_weight are ignored.
+struct WhiteningSpec {
+  int order = 16;
+};
+
+using LayerSpec =
+    std::variant<ActNormSpec, LuMatmulSpec, Conv1x1Spec, ButterflySpec, AffineCouplingSpec,
+                 Conv1dCouplingSpec, Conv2dCouplingSpec, PermutationSpec, LogitSpec, WhiteningSpec>;
+
+// The JSON word: "act_norm", "lu_matmul", "conv1x1", "butterfly", "affine_coupling",
+// "conv1d_coupling", "conv2d_coupling", "permutation", "logit", "whitening".
 std::string_view LayerKind(const LayerSpec& layer);
 
-// squeeze: [T, C] -> [T / squeeze, C * squeeze]; blocks of layers; `split`: the first half of the
-// channels goes on, the rest are latents of this level (never on the last level).
+// Its log-determinant depends on the data: a feature of the anomaly score.
+bool IsCoupling(const LayerSpec& layer);
+
+// squeeze s: waveform [T, C] -> [T / s, C s], image [C, H, W] -> [C s^2, H / s, W / s]; blocks of
+// layers, then `prior` (another block, may be empty); `split`: the first half of the channels goes
+// on, the rest are latents of this level (never on the last level).
 struct LevelSpec {
   int squeeze = 2;
   std::vector<std::vector<LayerSpec>> blocks;
+  std::vector<LayerSpec> prior;
   bool split = false;
 };
 
+// The blocks of a level in the order of application, `prior` last where there is one.
+struct NamedBlock {
+  std::string name;  // "blocks.0", ..., "prior": as in the names of tensors
+  const std::vector<LayerSpec>* layers;
+};
+std::vector<NamedBlock> BlocksOf(const LevelSpec& level);
+
+enum class BaseKind { kNormal, kStudentT };
+
 struct FlowSpec {
-  std::string architecture = "waveform";
-  std::vector<int64_t> event_shape;  // waveform: [T, C]
-  double sampling_rate_hz = 0;
+  std::string architecture = "waveform";  // or "image"
+  std::vector<int64_t> event_shape;       // waveform: [T, C]; image: [C, H, W]
+  double sampling_rate_hz = 0;            // of a waveform
   Sensitivity sensitivity = Sensitivity::kPatient;
   bool allow_sampling = true;
   std::vector<ChannelSpec> channels;  // one per event channel
   SpecDequantization dequantization = SpecDequantization::kUniform;
+  std::vector<LayerSpec> pre;  // on the scaled event, before the first level
   std::vector<LevelSpec> levels;
-  // The base distribution is the standard normal; other kinds come with the layers that need them.
+  // kStudentT: each latent channel of each level with its own degrees of freedom nu = 1 +
+  // exp(log_degrees) and scale exp(log_scale). Parameters: base.L.{log_degrees,log_scale}, one
+  // value per latent channel of level L.
+  BaseKind base = BaseKind::kNormal;
 
+  bool is_image() const { return architecture == "image"; }
   int64_t event_size() const;     // D
-  int64_t time_steps() const;     // T
+  int64_t time_steps() const;     // T of a waveform
   int64_t channel_count() const;  // C
+  int64_t positions() const;      // values per channel: T, or H W
+  // The channel of value d of the flattened event.
+  int64_t channel_of(int64_t d) const;
   bool quantised() const { return dequantization != SpecDequantization::kNone; }
-  // T * sum_c log((hi_c - lo_c) / (2 step_c)) for a quantised spec, else 0:
+  // positions * sum_c log((hi_c - lo_c) / (2 step_c)) for a quantised spec, else 0:
   // NLL in code steps = NLL in the scaled unit + this.
   double code_unit_offset_nats() const;
 };
 
-// Shape [T, C] that the layers of `level` see, after its squeeze.
+// What the layers of a level see after its squeeze: [T, C] of a waveform, [C, H, W] of an image.
 struct LevelShape {
-  int64_t time_steps;
-  int64_t channels;
-  int64_t size() const { return time_steps * channels; }
+  int64_t channels = 1;
+  int64_t height = 1;  // time steps of a waveform
+  int64_t width = 1;   // 1 for a waveform
+  bool is_image = false;
+  int64_t positions() const { return height * width; }
+  int64_t size() const { return positions() * channels; }
 };
+// Of the event itself, which the layers of `pre` see.
+LevelShape EventLevelShape(const FlowSpec& spec);
+LevelShape Squeezed(LevelShape shape, int squeeze);
 LevelShape ShapeAtLevel(const FlowSpec& spec, size_t level);
+// Channels of the latents that a level leaves behind; 0 where it neither splits nor is the last.
+int64_t LatentChannels(const FlowSpec& spec, size_t level);
+
+// [rows, event...].
+std::vector<int64_t> Batched(int64_t rows, const std::vector<int64_t>& event_shape);
 
 // One round of a butterfly layer on a vector of `size` values: consecutive parts with, per part,
 // the level of each factor in the order of application. Without partitions: one round, one part.
@@ -134,11 +213,23 @@ enum class DType { kF32, kF64, kI64 };
 // Bytes per element.
 int64_t ItemSize(DType dtype);
 
+// What the values of a tensor must satisfy for a finite and invertible flow, besides being finite.
+enum class TensorRule {
+  kFinite,
+  kPermutation,  // I64: each of 0 .. n-1 once
+  kSign,         // 1 or -1
+  kLog,          // within +-20
+  kFactor,       // of a butterfly: every 2x2 with |log|det|| <= 20
+  kInvertible,   // square matrix with |log|det|| <= 20 per row
+  kDirection,    // no output channel is all zeros
+};
+
 // A tensor that a spec implies. Float tensors may be stored as F32 or F64, all of them alike.
 struct TensorSpec {
   std::string name;
-  bool is_index = false;  // I64
   std::vector<int64_t> shape;
+  TensorRule rule = TensorRule::kFinite;
+  bool is_index() const { return rule == TensorRule::kPermutation; }
 };
 
 // Exactly the tensors of a model file with this spec, in order of the layers

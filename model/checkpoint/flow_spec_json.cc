@@ -55,6 +55,11 @@ constexpr std::array<std::pair<const char*, ButterflyOrder>, 2> kOrderWords = {
     {{"widest_first", ButterflyOrder::kWidestFirst},
      {"narrowest_first", ButterflyOrder::kNarrowestFirst}}};
 
+constexpr std::array<std::pair<const char*, ImageFlattening>, 2> kFlatteningWords = {
+    {{"chw", ImageFlattening::kChw}, {"hwc", ImageFlattening::kHwc}}};
+constexpr std::array<std::pair<const char*, BaseKind>, 2> kBaseWords = {
+    {{"normal", BaseKind::kNormal}, {"student_t", BaseKind::kStudentT}}};
+
 absl::StatusOr<ChannelSpec> ReadChannel(const Json& json, const std::string& path) {
   ObjectReader reader(json, path);
   ChannelSpec channel;
@@ -71,44 +76,68 @@ absl::StatusOr<ChannelSpec> ReadChannel(const Json& json, const std::string& pat
   return channel;
 }
 
-absl::StatusOr<ButterflySpec> ReadButterfly(ObjectReader& reader) {
-  ButterflySpec butterfly;
-  reader.Read("partitions", &butterfly.partitions, kOptional);
-  reader.Read("factors", &butterfly.factors,
-              butterfly.partitions.empty() ? Presence::kRequired : kOptional);
-  reader.Read("shared", &butterfly.shared, kOptional);
-  ReadWord(reader, "order", kOrderWords, &butterfly.order, kOptional);
-  reader.Read("bi_direction", &butterfly.bi_direction, kOptional);
-  reader.Read("partition_factors", &butterfly.partition_factors, kOptional);
-  reader.Read("rotate", &butterfly.rotate, kOptional);
-  BFLOW_RETURN_IF_ERROR(reader.Finish());
-  return butterfly;
+void ReadButterfly(ObjectReader& reader, ButterflySpec* butterfly) {
+  reader.Read("partitions", &butterfly->partitions, kOptional);
+  reader.Read("factors", &butterfly->factors,
+              butterfly->partitions.empty() ? Presence::kRequired : kOptional);
+  reader.Read("shared", &butterfly->shared, kOptional);
+  ReadWord(reader, "order", kOrderWords, &butterfly->order, kOptional);
+  reader.Read("bi_direction", &butterfly->bi_direction, kOptional);
+  ReadWord(reader, "flatten", kFlatteningWords, &butterfly->flatten, kOptional);
+  reader.Read("partition_factors", &butterfly->partition_factors, kOptional);
+  reader.Read("rotate", &butterfly->rotate, kOptional);
 }
 
-absl::StatusOr<LayerSpec> ReadLayer(const Json& json, const std::string& path) {
-  ObjectReader reader(json, path);
-  std::string kind;
-  reader.Read("kind", &kind);
-  if (!reader.ok()) return reader.Finish();
-  if (kind == "butterfly") {
-    BFLOW_ASSIGN_OR_RETURN(ButterflySpec butterfly, ReadButterfly(reader));
-    return LayerSpec(std::move(butterfly));
-  }
-  LayerSpec layer;
+template <typename Spec>
+Spec* Become(LayerSpec* layer) {
+  return &layer->emplace<Spec>();
+}
+
+// Reads the fields of a layer of the given kind into *layer.
+absl::Status ReadFields(const std::string& kind, ObjectReader& reader, LayerSpec* layer) {
   if (kind == "act_norm") {
-    layer = ActNormSpec{};
+    Become<ActNormSpec>(layer);
   } else if (kind == "lu_matmul") {
-    layer = LuMatmulSpec{};
+    Become<LuMatmulSpec>(layer);
+  } else if (kind == "conv1x1") {
+    Become<Conv1x1Spec>(layer);
+  } else if (kind == "permutation") {
+    Become<PermutationSpec>(layer);
+  } else if (kind == "logit") {
+    Become<LogitSpec>(layer);
+  } else if (kind == "butterfly") {
+    ReadButterfly(reader, Become<ButterflySpec>(layer));
   } else if (kind == "affine_coupling") {
-    AffineCouplingSpec coupling;
-    reader.Read("hidden", &coupling.hidden, kOptional);
-    layer = coupling;
+    reader.Read("hidden", &Become<AffineCouplingSpec>(layer)->hidden, kOptional);
+  } else if (kind == "conv1d_coupling") {
+    Conv1dCouplingSpec* const coupling = Become<Conv1dCouplingSpec>(layer);
+    reader.Read("hidden", &coupling->hidden, kOptional);
+    reader.Read("kernel", &coupling->kernel, kOptional);
+    reader.Read("dilation", &coupling->dilation, kOptional);
+  } else if (kind == "conv2d_coupling") {
+    reader.Read("hidden", &Become<Conv2dCouplingSpec>(layer)->hidden, kOptional);
+  } else if (kind == "whitening") {
+    reader.Read("order", &Become<WhiteningSpec>(layer)->order, kOptional);
   } else {
     return Fault(reader.Path("kind"),
-                 "expected \"act_norm\", \"lu_matmul\", \"butterfly\" or \"affine_coupling\"");
+                 "expected \"act_norm\", \"lu_matmul\", \"conv1x1\", \"butterfly\", "
+                 "\"affine_coupling\", \"conv1d_coupling\", \"conv2d_coupling\", "
+                 "\"permutation\", \"logit\" or \"whitening\"");
   }
-  BFLOW_RETURN_IF_ERROR(reader.Finish());
-  return layer;
+  return reader.Finish();
+}
+
+absl::StatusOr<std::vector<LayerSpec>> ReadLayers(const Json& json, const std::string& path) {
+  if (!json.is_array()) return Fault(path, "expected an array of layers");
+  std::vector<LayerSpec> layers(json.size());
+  for (size_t k = 0; k < json.size(); ++k) {
+    ObjectReader reader(json[k], absl::StrCat(path, "[", k, "]"));
+    std::string kind;
+    reader.Read("kind", &kind);
+    if (!reader.ok()) return reader.Finish();
+    BFLOW_RETURN_IF_ERROR(ReadFields(kind, reader, &layers[k]));
+  }
+  return layers;
 }
 
 absl::StatusOr<LevelSpec> ReadLevel(const Json& json, const std::string& path) {
@@ -116,29 +145,26 @@ absl::StatusOr<LevelSpec> ReadLevel(const Json& json, const std::string& path) {
   LevelSpec level;
   reader.Read("squeeze", &level.squeeze, kOptional);
   const Json* blocks = reader.Array("blocks");
+  const Json* prior = reader.Array("prior", kOptional);
   reader.Read("split", &level.split, kOptional);
   BFLOW_RETURN_IF_ERROR(reader.Finish());
   for (size_t j = 0; j < blocks->size(); ++j) {
-    const std::string block_path = absl::StrCat(path, ".blocks[", j, "]");
-    const Json& block = (*blocks)[j];
-    if (!block.is_array()) return Fault(block_path, "expected an array of layers");
-    level.blocks.emplace_back();
-    for (size_t k = 0; k < block.size(); ++k) {
-      BFLOW_ASSIGN_OR_RETURN(LayerSpec layer,
-                             ReadLayer(block[k], absl::StrCat(block_path, "[", k, "]")));
-      level.blocks.back().push_back(std::move(layer));
-    }
+    BFLOW_ASSIGN_OR_RETURN(std::vector<LayerSpec> layers,
+                           ReadLayers((*blocks)[j], absl::StrCat(path, ".blocks[", j, "]")));
+    level.blocks.push_back(std::move(layers));
+  }
+  if (prior != nullptr) {
+    BFLOW_ASSIGN_OR_RETURN(level.prior, ReadLayers(*prior, path + ".prior"));
   }
   return level;
 }
 
-absl::Status ReadBase(const Json& json) {
+absl::StatusOr<BaseKind> ReadBase(const Json& json) {
   ObjectReader reader(json, "base");
-  std::string kind;
-  reader.Read("kind", &kind);
+  BaseKind kind = BaseKind::kNormal;
+  ReadWord(reader, "kind", kBaseWords, &kind, Presence::kRequired);
   BFLOW_RETURN_IF_ERROR(reader.Finish());
-  if (kind != "normal") return Fault("base.kind", "expected \"normal\"");
-  return absl::OkStatus();
+  return kind;
 }
 
 Json LayerToJson(const LayerSpec& layer) {
@@ -147,17 +173,37 @@ Json LayerToJson(const LayerSpec& layer) {
   if (const auto* coupling = std::get_if<AffineCouplingSpec>(&layer)) {
     json["hidden"] = coupling->hidden;
   }
+  if (const auto* coupling = std::get_if<Conv1dCouplingSpec>(&layer)) {
+    json["hidden"] = coupling->hidden;
+    json["kernel"] = coupling->kernel;
+    json["dilation"] = coupling->dilation;
+  }
+  if (const auto* coupling = std::get_if<Conv2dCouplingSpec>(&layer)) {
+    json["hidden"] = coupling->hidden;
+  }
+  if (const auto* whitening = std::get_if<WhiteningSpec>(&layer)) {
+    json["order"] = whitening->order;
+  }
   if (const auto* butterfly = std::get_if<ButterflySpec>(&layer)) {
     if (butterfly->partitions.empty()) json["factors"] = butterfly->factors;
     json["shared"] = butterfly->shared;
     json["order"] = WordOf(kOrderWords, butterfly->order);
     json["bi_direction"] = butterfly->bi_direction;
+    if (butterfly->flatten != ImageFlattening::kChw) {
+      json["flatten"] = WordOf(kFlatteningWords, butterfly->flatten);
+    }
     if (!butterfly->partitions.empty()) {
       json["partitions"] = butterfly->partitions;
       json["partition_factors"] = butterfly->partition_factors;
       json["rotate"] = butterfly->rotate;
     }
   }
+  return json;
+}
+
+Json LayersToJson(const std::vector<LayerSpec>& layers) {
+  Json json = Json::array();
+  for (const LayerSpec& layer : layers) json.push_back(LayerToJson(layer));
   return json;
 }
 
@@ -178,7 +224,7 @@ absl::StatusOr<FlowSpec> ParseFlowSpec(std::string_view text) {
   if (reader.ok() && format != 1) reader.Fail(Fault("format", "expected 1"));
   reader.Read("architecture", &spec.architecture);
   reader.Read("event_shape", &spec.event_shape);
-  reader.Read("sampling_rate_hz", &spec.sampling_rate_hz);
+  if (!spec.is_image()) reader.Read("sampling_rate_hz", &spec.sampling_rate_hz);
   ReadWord(reader, "sensitivity", kSensitivityWords, &spec.sensitivity, kOptional);
   reader.Read("allow_sampling", &spec.allow_sampling, kOptional);
   const Json* channels = reader.Array("channels");
@@ -188,8 +234,12 @@ absl::StatusOr<FlowSpec> ParseFlowSpec(std::string_view text) {
   const Json* levels = reader.Array("levels");
   const Json* base = reader.Object("base", kOptional);
   BFLOW_RETURN_IF_ERROR(reader.Finish());
-  if (pre != nullptr && !pre->empty()) return Fault("pre", "expected an empty array");
-  if (base != nullptr) BFLOW_RETURN_IF_ERROR(ReadBase(*base));
+  if (pre != nullptr) {
+    BFLOW_ASSIGN_OR_RETURN(spec.pre, ReadLayers(*pre, "pre"));
+  }
+  if (base != nullptr) {
+    BFLOW_ASSIGN_OR_RETURN(spec.base, ReadBase(*base));
+  }
   for (size_t c = 0; c < channels->size(); ++c) {
     BFLOW_ASSIGN_OR_RETURN(ChannelSpec channel,
                            ReadChannel((*channels)[c], absl::StrCat("channels[", c, "]")));
@@ -209,29 +259,26 @@ std::string FlowSpecToJson(const FlowSpec& spec) {
   json["format"] = 1;
   json["architecture"] = spec.architecture;
   json["event_shape"] = spec.event_shape;
-  json["sampling_rate_hz"] = spec.sampling_rate_hz;
+  if (!spec.is_image()) json["sampling_rate_hz"] = spec.sampling_rate_hz;
   json["sensitivity"] = WordOf(kSensitivityWords, spec.sensitivity);
   json["allow_sampling"] = spec.allow_sampling;
   json["channels"] = Json::array();
   for (const ChannelSpec& channel : spec.channels)
     json["channels"].push_back(ChannelToJson(channel));
   json["dequantisation"] = WordOf(kDequantizationWords, spec.dequantization);
-  json["pre"] = Json::array();
+  json["pre"] = LayersToJson(spec.pre);
   json["levels"] = Json::array();
   for (const LevelSpec& level : spec.levels) {
     Json blocks = Json::array();
-    for (const auto& block : level.blocks) {
-      Json layers = Json::array();
-      for (const LayerSpec& layer : block) layers.push_back(LayerToJson(layer));
-      blocks.push_back(std::move(layers));
-    }
+    for (const auto& block : level.blocks) blocks.push_back(LayersToJson(block));
     Json item;
     item["squeeze"] = level.squeeze;
     item["blocks"] = std::move(blocks);
+    if (!level.prior.empty()) item["prior"] = LayersToJson(level.prior);
     item["split"] = level.split;
     json["levels"].push_back(std::move(item));
   }
-  json["base"]["kind"] = "normal";
+  json["base"]["kind"] = WordOf(kBaseWords, spec.base);
   return json.dump(-1, ' ', false, Json::error_handler_t::replace);
 }
 

@@ -22,6 +22,10 @@ constexpr int kMaxFactors = 24;
 constexpr size_t kMaxPartitions = 64;
 constexpr int kMaxHidden = 4096;
 constexpr int64_t kMaxMatmulChannels = 4096;
+constexpr int64_t kMaxConv1x1Channels = 1024;  // a loader computes the determinant: C^3 steps
+constexpr int kMaxKernel = 255;
+constexpr int kMaxDilation = 4096;
+constexpr int kMaxWhiteningOrder = 256;
 constexpr int64_t kMaxTensors = 65536;  // of a model file
 
 absl::Status Fault(const std::string& path, absl::string_view what) {
@@ -64,19 +68,36 @@ absl::Status CheckChannel(const ChannelSpec& c, const std::string& path) {
   return absl::OkStatus();
 }
 
+absl::Status CheckShape(const FlowSpec& spec) {
+  if (spec.architecture != "waveform" && spec.architecture != "image") {
+    return Fault("architecture", "expected \"waveform\" or \"image\"");
+  }
+  const size_t dimensions = spec.is_image() ? 3 : 2;
+  if (spec.event_shape.size() != dimensions) {
+    return Fault(
+        "event_shape",
+        absl::StrCat("has ", spec.event_shape.size(), " dimensions, expected ",
+                     spec.is_image() ? "3: channels, height, width" : "2: time steps, channels"));
+  }
+  int64_t size = 1;
+  for (size_t i = 0; i < dimensions; ++i) {
+    const bool is_channel = i == (spec.is_image() ? 0 : 1);
+    BFLOW_RETURN_IF_ERROR(CheckRange(absl::StrCat("event_shape[", i, "]"), spec.event_shape[i], 1,
+                                     is_channel ? kMaxChannels : kMaxEventSize));
+    size *= spec.event_shape[i];  // at most 2^48 before the check
+    if (size > kMaxEventSize) {
+      return Fault("event_shape",
+                   absl::StrCat("is more than the possible ", kMaxEventSize, " values"));
+    }
+  }
+  return absl::OkStatus();
+}
+
 absl::Status CheckEvent(const FlowSpec& spec) {
-  if (spec.architecture != "waveform") return Fault("architecture", "expected \"waveform\"");
-  if (spec.event_shape.size() != 2) {
-    return Fault("event_shape", absl::StrCat("has ", spec.event_shape.size(),
-                                             " dimensions, expected 2: time steps, channels"));
-  }
-  BFLOW_RETURN_IF_ERROR(CheckRange("event_shape[0]", spec.event_shape[0], 1, kMaxEventSize));
-  BFLOW_RETURN_IF_ERROR(CheckRange("event_shape[1]", spec.event_shape[1], 1, kMaxChannels));
-  if (spec.event_size() > kMaxEventSize) {
-    return Fault("event_shape", absl::StrCat("is ", spec.event_size(), " values, at most ",
-                                             kMaxEventSize, " are possible"));
-  }
-  if (!(spec.sampling_rate_hz > 0 && spec.sampling_rate_hz <= 1e9)) {
+  BFLOW_RETURN_IF_ERROR(CheckShape(spec));
+  if (spec.is_image()) {
+    if (spec.sampling_rate_hz != 0) return Fault("sampling_rate_hz", "an image has none");
+  } else if (!(spec.sampling_rate_hz > 0 && spec.sampling_rate_hz <= 1e9)) {
     return Fault("sampling_rate_hz", "expected more than 0 and at most 1e9");
   }
   if (static_cast<int64_t>(spec.channels.size()) != spec.channel_count()) {
@@ -131,6 +152,34 @@ absl::Status CheckPartitions(const ButterflySpec& b, const std::string& path, in
   return absl::OkStatus();
 }
 
+// Where a layer stands decides what it may be.
+enum class Place { kPre, kLevel };
+
+absl::Status CheckPlace(const LayerSpec& layer, const std::string& path, Place place,
+                        const LevelShape& shape) {
+  const bool pre_only = std::holds_alternative<PermutationSpec>(layer) ||
+                        std::holds_alternative<LogitSpec>(layer) ||
+                        std::holds_alternative<WhiteningSpec>(layer);
+  const bool waveform_only = std::holds_alternative<LuMatmulSpec>(layer) ||
+                             std::holds_alternative<AffineCouplingSpec>(layer) ||
+                             std::holds_alternative<Conv1dCouplingSpec>(layer) ||
+                             std::holds_alternative<WhiteningSpec>(layer);
+  const bool image_only = std::holds_alternative<Conv1x1Spec>(layer) ||
+                          std::holds_alternative<Conv2dCouplingSpec>(layer);
+  const std::string kind(LayerKind(layer));
+  if (shape.is_image ? waveform_only : image_only) {
+    return Fault(path + ".kind", absl::StrCat(kind, " is a layer of ",
+                                              shape.is_image ? "waveforms" : "images", " only"));
+  }
+  if (place == Place::kLevel && pre_only) {
+    return Fault(path + ".kind", absl::StrCat(kind, " belongs into pre"));
+  }
+  if (place == Place::kPre && !pre_only && !std::holds_alternative<ButterflySpec>(layer)) {
+    return Fault(path + ".kind", absl::StrCat(kind, " cannot stand in pre"));
+  }
+  return absl::OkStatus();
+}
+
 struct LayerChecker {
   const std::string& path;
   LevelShape shape;
@@ -146,7 +195,16 @@ struct LayerChecker {
     return Fault(
         path, absl::StrCat("acts on ", shape.channels, " channels, at most ", kMaxMatmulChannels));
   }
+  absl::Status operator()(const Conv1x1Spec&) {
+    tensors = 1;
+    if (shape.channels <= kMaxConv1x1Channels) return absl::OkStatus();
+    return Fault(
+        path, absl::StrCat("acts on ", shape.channels, " channels, at most ", kMaxConv1x1Channels));
+  }
   absl::Status operator()(const ButterflySpec& b) {
+    if (b.flatten != ImageFlattening::kChw && !shape.is_image) {
+      return Fault(path + ".flatten", "is for images only");
+    }
     const int64_t directions = b.bi_direction ? 2 : 1;
     if (b.partitions.empty()) {
       tensors = directions * b.factors;
@@ -164,30 +222,94 @@ struct LayerChecker {
   absl::Status operator()(const AffineCouplingSpec& c) {
     tensors = 12;
     BFLOW_RETURN_IF_ERROR(CheckRange(path + ".hidden", c.hidden, 1, kMaxHidden));
+    return CheckHalves();
+  }
+  absl::Status operator()(const Conv1dCouplingSpec& c) {
+    tensors = 6;
+    BFLOW_RETURN_IF_ERROR(CheckRange(path + ".hidden", c.hidden, 1, kMaxHidden));
+    BFLOW_RETURN_IF_ERROR(CheckRange(path + ".kernel", c.kernel, 1, kMaxKernel));
+    BFLOW_RETURN_IF_ERROR(CheckRange(path + ".dilation", c.dilation, 1, kMaxDilation));
+    if (c.kernel % 2 == 0) return Fault(path + ".kernel", "expected an odd number");
+    return CheckHalves();
+  }
+  absl::Status operator()(const Conv2dCouplingSpec& c) {
+    tensors = 9;
+    BFLOW_RETURN_IF_ERROR(CheckRange(path + ".hidden", c.hidden, 1, kMaxHidden));
+    if (shape.channels >= 2) return absl::OkStatus();
+    return Fault(path, "acts on 1 channel, a coupling needs at least 2");
+  }
+  absl::Status operator()(const PermutationSpec&) {
+    tensors = 1;
+    return absl::OkStatus();
+  }
+  absl::Status operator()(const LogitSpec&) { return absl::OkStatus(); }
+  absl::Status operator()(const WhiteningSpec& w) {
+    tensors = 7;
+    BFLOW_RETURN_IF_ERROR(CheckRange(path + ".order", w.order, 1, kMaxWhiteningOrder));
+    if (w.order < shape.height) return absl::OkStatus();
+    return Fault(path + ".order", absl::StrCat("is ", w.order, ", expected less than the ",
+                                               shape.height, " time steps"));
+  }
+
+  absl::Status CheckHalves() const {
     if (shape.channels % 2 == 0) return absl::OkStatus();
     return Fault(path, absl::StrCat("acts on ", shape.channels,
                                     " channels, a coupling needs an even number"));
   }
 };
 
-absl::Status CheckLevel(const LevelSpec& level, const std::string& path, const LevelShape& shape,
-                        int64_t* tensors) {
-  for (size_t j = 0; j < level.blocks.size(); ++j) {
-    const std::string block_path = absl::StrCat(path, ".blocks[", j, "]");
-    BFLOW_RETURN_IF_ERROR(CheckRange(absl::StrCat("number of layers of ", block_path),
-                                     static_cast<int64_t>(level.blocks[j].size()), 1,
-                                     static_cast<int64_t>(kMaxLayersPerBlock)));
-    for (size_t k = 0; k < level.blocks[j].size(); ++k) {
-      const std::string layer_path = absl::StrCat(block_path, "[", k, "]");
-      LayerChecker checker{layer_path, shape};
-      BFLOW_RETURN_IF_ERROR(std::visit(checker, level.blocks[j][k]));
-      *tensors += checker.tensors;
-      if (*tensors > kMaxTensors) {
-        return Fault(layer_path,
-                     absl::StrCat("the model has more than ", kMaxTensors, " tensors up to here"));
+absl::Status CheckLayers(const std::vector<LayerSpec>& layers, const std::string& path, Place place,
+                         const LevelShape& shape, int64_t* tensors) {
+  for (size_t k = 0; k < layers.size(); ++k) {
+    const std::string layer_path = absl::StrCat(path, "[", k, "]");
+    BFLOW_RETURN_IF_ERROR(CheckPlace(layers[k], layer_path, place, shape));
+    LayerChecker checker{layer_path, shape};
+    BFLOW_RETURN_IF_ERROR(std::visit(checker, layers[k]));
+    *tensors += checker.tensors;
+    if (*tensors > kMaxTensors) {
+      return Fault(layer_path,
+                   absl::StrCat("the model has more than ", kMaxTensors, " tensors up to here"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckBlock(const std::vector<LayerSpec>& block, const std::string& path, int64_t min,
+                        const LevelShape& shape, int64_t* tensors) {
+  BFLOW_RETURN_IF_ERROR(CheckRange(absl::StrCat("number of layers of ", path),
+                                   static_cast<int64_t>(block.size()), min,
+                                   static_cast<int64_t>(kMaxLayersPerBlock)));
+  return CheckLayers(block, path, Place::kLevel, shape, tensors);
+}
+
+// Fixed layers before the first level: what is scaled comes first, what needs the scaled range
+// next.
+absl::Status CheckPre(const FlowSpec& spec, int64_t* tensors) {
+  BFLOW_RETURN_IF_ERROR(CheckRange("number of layers of pre", static_cast<int64_t>(spec.pre.size()),
+                                   0, static_cast<int64_t>(kMaxLayersPerBlock)));
+  BFLOW_RETURN_IF_ERROR(CheckLayers(spec.pre, "pre", Place::kPre, EventLevelShape(spec), tensors));
+  for (size_t k = 0; k < spec.pre.size(); ++k) {
+    const std::string path = absl::StrCat("pre[", k, "].kind");
+    if (std::holds_alternative<WhiteningSpec>(spec.pre[k]) && k > 0) {
+      return Fault(path, "whitening must be the first layer");
+    }
+    if (!std::holds_alternative<LogitSpec>(spec.pre[k])) continue;
+    for (size_t i = 0; i < k; ++i) {
+      if (!std::holds_alternative<PermutationSpec>(spec.pre[i])) {
+        return Fault(path, "only permutations can stand before a logit, which needs -1 to 1");
       }
     }
   }
+  return absl::OkStatus();
+}
+
+absl::Status CheckLevel(const LevelSpec& level, const std::string& path, const LevelShape& shape,
+                        int64_t* tensors) {
+  for (size_t j = 0; j < level.blocks.size(); ++j) {
+    BFLOW_RETURN_IF_ERROR(
+        CheckBlock(level.blocks[j], absl::StrCat(path, ".blocks[", j, "]"), 1, shape, tensors));
+  }
+  BFLOW_RETURN_IF_ERROR(CheckBlock(level.prior, path + ".prior", 0, shape, tensors));
   if (level.split && shape.channels % 2 != 0) {
     return Fault(path + ".split",
                  absl::StrCat("the level has ", shape.channels, " channels, an odd number"));
@@ -203,17 +325,20 @@ absl::Status ValidateFlowSpec(const FlowSpec& spec) {
                                    static_cast<int64_t>(kMaxLevels)));
   size_t blocks = 0;
   int64_t tensors = 0;
-  LevelShape shape{spec.time_steps(), spec.channel_count()};
+  BFLOW_RETURN_IF_ERROR(CheckPre(spec, &tensors));
+  LevelShape shape = EventLevelShape(spec);
   for (size_t l = 0; l < spec.levels.size(); ++l) {
     const LevelSpec& level = spec.levels[l];
     const std::string path = absl::StrCat("levels[", l, "]");
     BFLOW_RETURN_IF_ERROR(CheckRange(path + ".squeeze", level.squeeze, 1, kMaxSqueeze));
-    if (shape.time_steps % level.squeeze != 0) {
-      return Fault(path + ".squeeze", absl::StrCat("is ", level.squeeze, ", which does not divide ",
-                                                   shape.time_steps, " time steps"));
+    if (shape.height % level.squeeze != 0 || (shape.is_image && shape.width % level.squeeze != 0)) {
+      return Fault(
+          path + ".squeeze",
+          absl::StrCat("is ", level.squeeze, ", which does not divide ",
+                       shape.is_image ? absl::StrCat(shape.height, " x ", shape.width, " positions")
+                                      : absl::StrCat(shape.height, " time steps")));
     }
-    shape.time_steps /= level.squeeze;
-    shape.channels *= level.squeeze;
+    shape = Squeezed(shape, level.squeeze);
     blocks += level.blocks.size();
     if (blocks > kMaxBlocks) {
       return Fault(path + ".blocks", absl::StrCat("more than ", kMaxBlocks, " blocks in all"));

@@ -1,5 +1,6 @@
 // ReadCheckpoint: manifest, hashes, strict parse, tensor set, values, calibration, self-test, in
 // this order.
+#include <algorithm>
 #include <cmath>
 #include <map>
 #include <utility>
@@ -89,8 +90,8 @@ absl::StatusOr<SelfTest> ParseSelfTest(std::string bytes, const FlowSpec& spec, 
   SelfTest self_test;
   const TensorView* x = file->Find("x");
   if (x != nullptr && !x->shape.empty()) self_test.rows = x->shape.front();
-  BFLOW_RETURN_IF_ERROR(CheckSelfTestTensor(
-      *file, "x", DType::kF32, {self_test.rows, spec.time_steps(), spec.channel_count()}));
+  BFLOW_RETURN_IF_ERROR(
+      CheckSelfTestTensor(*file, "x", DType::kF32, Batched(self_test.rows, spec.event_shape)));
   BFLOW_RETURN_IF_ERROR(CheckSelfTestTensor(*file, "log_prob", DType::kF64, {self_test.rows}));
   BFLOW_ASSIGN_OR_RETURN(std::vector<double> values, ToDoubles(*x));
   self_test.x.reserve(values.size());
@@ -155,14 +156,14 @@ absl::StatusOr<FlowSpec> ReadSpec(const SafetensorsFile& tensors) {
 }
 
 absl::Status CheckCalibrationAgainst(const FlowSpec& spec, const Calibration& calibration) {
-  // Per level a latent norm, per coupling a log-determinant, per channel of codes step, flat run,
-  // range.
-  size_t features = spec.levels.size() + (spec.quantised() ? 3 * spec.channels.size() : 0);
+  // Per level a latent norm, per coupling a log-determinant, per waveform channel of codes step,
+  // flat run, range.
+  const bool codes = spec.quantised() && !spec.is_image();
+  size_t features = spec.levels.size() + (codes ? 3 * spec.channels.size() : 0);
   for (const LevelSpec& level : spec.levels) {
-    for (const auto& block : level.blocks) {
-      for (const LayerSpec& layer : block) {
-        if (std::holds_alternative<AffineCouplingSpec>(layer)) ++features;
-      }
+    for (const NamedBlock& block : BlocksOf(level)) {
+      features += static_cast<size_t>(
+          std::count_if(block.layers->begin(), block.layers->end(), IsCoupling));
     }
   }
   if (calibration.feature_names.size() != features) {

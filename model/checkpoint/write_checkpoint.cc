@@ -46,10 +46,7 @@ absl::StatusOr<std::string> SelfTestBytes(const CheckpointToWrite& checkpoint) {
   absl::Status status = CheckSelfTest(checkpoint.spec, checkpoint.calibration.has_value(), test);
   if (!status.ok()) return Invalid(kSelfTestFile, status);
   std::vector<TensorToWrite> tensors = {
-      {"x",
-       DType::kF32,
-       {test.rows, checkpoint.spec.time_steps(), checkpoint.spec.channel_count()},
-       BytesOf(test.x)},
+      {"x", DType::kF32, Batched(test.rows, checkpoint.spec.event_shape), BytesOf(test.x)},
       {"log_prob", DType::kF64, {test.rows}, BytesOf(test.log_prob)}};
   if (checkpoint.calibration) {
     tensors.push_back({"score", DType::kF64, {test.rows}, BytesOf(test.score)});

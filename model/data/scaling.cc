@@ -7,26 +7,40 @@
 
 namespace bflow {
 
-void ScaleWindow(const std::vector<ChannelSpec>& channels, std::span<const float> codes,
-                 CodeNoise noise, uint64_t seed, uint64_t row, uint32_t draw, std::span<float> x) {
+namespace {
+
+// Values of the same channel that follow each other in the flat event.
+size_t RunLength(const FlowSpec& spec) {
+  return spec.is_image() ? static_cast<size_t>(spec.positions()) : 1;
+}
+
+}  // namespace
+
+void ScaleEvent(const FlowSpec& spec, std::span<const float> codes, CodeNoise noise, uint64_t seed,
+                uint64_t row, uint32_t draw, std::span<float> x) {
   std::vector<float> uniform;
   if (noise == CodeNoise::kUniform) {
     uniform.resize(x.size());
     FillUniform(seed, row, draw, static_cast<int64_t>(x.size()), uniform.data());
   }
   const double fixed = noise == CodeNoise::kCenter ? 0.5 : 0.0;
+  const size_t run = RunLength(spec);
   for (size_t d = 0; d < x.size(); ++d) {
-    const ChannelSpec& channel = channels[d % channels.size()];
+    const ChannelSpec& channel = spec.channels[d / run % spec.channels.size()];
     const double u = uniform.empty() ? fixed : uniform[d];
-    const double v = codes[d] + channel.step * u;
+    double code = codes[d];
+    if (spec.is_image()) {
+      code = channel.lo + channel.step * std::floor((code - channel.lo) / channel.step);
+    }
+    const double v = code + channel.step * u;
     x[d] = static_cast<float>(2 * (v - channel.lo) / (channel.hi - channel.lo) - 1);
   }
 }
 
-void CodesFromScaled(const std::vector<ChannelSpec>& channels, std::span<const float> x,
-                     std::span<float> codes) {
+void CodesFromScaled(const FlowSpec& spec, std::span<const float> x, std::span<float> codes) {
+  const size_t run = RunLength(spec);
   for (size_t d = 0; d < x.size(); ++d) {
-    const ChannelSpec& channel = channels[d % channels.size()];
+    const ChannelSpec& channel = spec.channels[d / run % spec.channels.size()];
     const double above_lo = (static_cast<double>(x[d]) + 1) / 2 * (channel.hi - channel.lo);
     const double v = channel.lo + channel.step * std::floor(above_lo / channel.step);
     codes[d] = static_cast<float>(std::clamp(v, channel.input_min, channel.input_max));

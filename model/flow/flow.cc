@@ -1,8 +1,6 @@
 #include "model/flow/flow.h"
 
-#include <cmath>
-#include <numbers>
-#include <variant>
+#include <string>
 
 #include "ATen/CPUGeneratorImpl.h"
 #include "ATen/ops/cat.h"
@@ -20,33 +18,46 @@ std::shared_ptr<torch::nn::Module> Child(torch::nn::Module& parent, const std::s
   return parent.register_module(name, std::make_shared<torch::nn::Module>(name));
 }
 
-at::Tensor FirstHalf(const at::Tensor& x) { return x.narrow(2, 0, x.size(2) / 2); }
-at::Tensor SecondHalf(const at::Tensor& x) { return x.narrow(2, x.size(2) / 2, x.size(2) / 2); }
-
 }  // namespace
 
+Flow::Layers Flow::MakeLayers(torch::nn::Module& parent, const std::vector<LayerSpec>& specs,
+                              const LevelShape& shape, const LayerRegistry& registry,
+                              at::Generator& generator) const {
+  Layers layers;
+  for (size_t k = 0; k < specs.size(); ++k) {
+    const LayerFactory& make = registry.at(std::string(LayerKind(specs[k])));
+    layers.push_back(
+        parent.register_module(std::to_string(k), make(specs[k], shape, generator, dtype_)));
+  }
+  return layers;
+}
+
 Flow::Flow(const FlowSpec& spec, uint64_t seed, at::ScalarType dtype, const LayerRegistry& registry)
-    : torch::nn::Module("flow"), spec_(spec), dtype_(dtype) {
+    : torch::nn::Module("flow"),
+      spec_(spec),
+      dtype_(dtype),
+      channel_dimension_(spec.is_image() ? 1 : 2) {
   at::Generator generator = at::make_generator<at::CPUGeneratorImpl>(seed);
+  pre_ = MakeLayers(*Child(*this, "pre"), spec.pre, EventLevelShape(spec), registry, generator);
   auto levels = Child(*this, "levels");
   for (size_t l = 0; l < spec.levels.size(); ++l) {
     const LevelSpec& level_spec = spec.levels[l];
     const LevelShape shape = ShapeAtLevel(spec, l);
-    auto blocks = Child(*Child(*levels, std::to_string(l)), "blocks");
+    auto module = Child(*levels, std::to_string(l));
+    auto blocks = Child(*module, "blocks");
     Level& level = levels_.emplace_back();
     level.squeeze = level_spec.squeeze;
     level.split = level_spec.split;
-    for (size_t j = 0; j < level_spec.blocks.size(); ++j) {
-      auto block = Child(*blocks, std::to_string(j));
-      std::vector<std::shared_ptr<Bijector>>& layers = level.blocks.emplace_back();
-      for (size_t k = 0; k < level_spec.blocks[j].size(); ++k) {
-        const LayerSpec& layer_spec = level_spec.blocks[j][k];
-        const LayerFactory& make = registry.at(std::string(LayerKind(layer_spec)));
-        layers.push_back(
-            block->register_module(std::to_string(k), make(layer_spec, shape, generator, dtype)));
-      }
+    const std::vector<NamedBlock> named = BlocksOf(level_spec);
+    for (size_t j = 0; j < named.size(); ++j) {
+      const bool is_prior = j >= level_spec.blocks.size();
+      auto block = is_prior ? Child(*module, "prior") : Child(*blocks, std::to_string(j));
+      level.blocks.push_back(MakeLayers(*block, *named[j].layers, shape, registry, generator));
+      std::vector<bool>& coupling = level.coupling.emplace_back();
+      for (const LayerSpec& layer : *named[j].layers) coupling.push_back(IsCoupling(layer));
     }
   }
+  base_ = register_module("base", MakeBase(spec, dtype));
 }
 
 absl::StatusOr<std::shared_ptr<Flow>> Flow::Create(const FlowSpec& spec, uint64_t seed,
@@ -89,14 +100,35 @@ std::vector<std::pair<std::string, at::Tensor>> Flow::NamedTensors() const {
   return tensors;
 }
 
+at::Tensor Flow::SqueezeBy(const at::Tensor& x, int64_t factor) const {
+  return spec_.is_image() ? Squeeze2d(x, factor) : Squeeze(x, factor);
+}
+
+at::Tensor Flow::UnsqueezeBy(const at::Tensor& x, int64_t factor) const {
+  return spec_.is_image() ? Unsqueeze2d(x, factor) : Unsqueeze(x, factor);
+}
+
+at::Tensor Flow::FirstHalf(const at::Tensor& x) const {
+  return x.narrow(channel_dimension_, 0, x.size(channel_dimension_) / 2);
+}
+
+at::Tensor Flow::SecondHalf(const at::Tensor& x) const {
+  const int64_t half = x.size(channel_dimension_) / 2;
+  return x.narrow(channel_dimension_, half, half);
+}
+
 Encoded Flow::Encode(const at::Tensor& x, const LayerObserver& observer) {
   Encoded encoded;
   encoded.log_det = at::zeros({x.size(0)}, x.options().dtype(at::kDouble));
-  std::vector<at::Tensor> split_off;  // [B, T_l, C_l / 2] per level, undefined where nothing is
   at::Tensor h = x;
+  for (const auto& layer : pre_) {
+    const Transformed y = layer->Forward(h);
+    h = y.value;
+    encoded.log_det = encoded.log_det + y.log_det.to(at::kDouble);
+  }
   for (size_t l = 0; l < levels_.size(); ++l) {
     const Level& level = levels_[l];
-    h = Squeeze(h, level.squeeze);
+    h = SqueezeBy(h, level.squeeze);
     for (size_t j = 0; j < level.blocks.size(); ++j) {
       for (size_t k = 0; k < level.blocks[j].size(); ++k) {
         Transformed y = level.blocks[j][k]->Forward(h);
@@ -104,73 +136,86 @@ Encoded Flow::Encode(const at::Tensor& x, const LayerObserver& observer) {
         h = y.value;
         const at::Tensor log_det = y.log_det.to(at::kDouble);
         encoded.log_det = encoded.log_det + log_det;
-        if (std::holds_alternative<AffineCouplingSpec>(spec_.levels[l].blocks[j][k])) {
-          encoded.coupling_log_dets.push_back(log_det);
-        }
+        if (level.coupling[j][k]) encoded.coupling_log_dets.push_back(log_det);
       }
     }
-    split_off.push_back(level.split ? SecondHalf(h) : at::Tensor());
     const bool last = l + 1 == levels_.size();
-    const at::Tensor latents = last ? h : split_off.back();
-    encoded.level_latents.push_back(latents.defined() ? latents.flatten(1)
-                                                      : at::zeros({x.size(0), 0}, h.options()));
+    encoded.level_latents.push_back(last          ? h
+                                    : level.split ? SecondHalf(h)
+                                                  : h.narrow(channel_dimension_, 0, 0));
     if (level.split) h = FirstHalf(h);
   }
-  for (size_t l = levels_.size(); l-- > 0;) {
-    if (split_off[l].defined()) h = at::cat({h, split_off[l]}, 2);
-    h = Unsqueeze(h, levels_[l].squeeze);
-  }
-  encoded.latent = h;
+  encoded.latent = Assemble(encoded.level_latents);
   return encoded;
 }
 
-Transformed Flow::Decode(const at::Tensor& z) {
-  std::vector<at::Tensor> split_off;
-  at::Tensor h = z;
-  for (const Level& level : levels_) {
-    h = Squeeze(h, level.squeeze);
-    split_off.push_back(level.split ? SecondHalf(h) : at::Tensor());
-    if (level.split) h = FirstHalf(h);
-  }
-  at::Tensor log_det = at::zeros({z.size(0)}, z.options().dtype(at::kDouble));
+at::Tensor Flow::Assemble(const std::vector<at::Tensor>& level_latents) const {
+  at::Tensor h;
   for (size_t l = levels_.size(); l-- > 0;) {
-    if (split_off[l].defined()) h = at::cat({h, split_off[l]}, 2);
-    const auto& blocks = levels_[l].blocks;
-    for (auto block = blocks.rbegin(); block != blocks.rend(); ++block) {
-      for (auto layer = block->rbegin(); layer != block->rend(); ++layer) {
-        Transformed x = (*layer)->Inverse(h);
-        h = x.value;
-        log_det = log_det + x.log_det.to(at::kDouble);
-      }
+    if (!h.defined()) {
+      h = level_latents[l];
+    } else if (levels_[l].split) {
+      h = at::cat({h, level_latents[l]}, channel_dimension_);
     }
-    h = Unsqueeze(h, levels_[l].squeeze);
+    h = UnsqueezeBy(h, levels_[l].squeeze);
   }
+  return h;
+}
+
+std::vector<at::Tensor> Flow::SplitLatent(const at::Tensor& z) const {
+  std::vector<at::Tensor> level_latents;
+  at::Tensor h = z;
+  for (size_t l = 0; l < levels_.size(); ++l) {
+    h = SqueezeBy(h, levels_[l].squeeze);
+    const bool last = l + 1 == levels_.size();
+    level_latents.push_back(last               ? h
+                            : levels_[l].split ? SecondHalf(h)
+                                               : h.narrow(channel_dimension_, 0, 0));
+    if (levels_[l].split) h = FirstHalf(h);
+  }
+  return level_latents;
+}
+
+Transformed Flow::Decode(const at::Tensor& z) {
+  const std::vector<at::Tensor> level_latents = SplitLatent(z);
+  at::Tensor log_det = at::zeros({z.size(0)}, z.options().dtype(at::kDouble));
+  at::Tensor h = level_latents.back();
+  const auto invert = [&](const Layers& layers) {
+    for (auto layer = layers.rbegin(); layer != layers.rend(); ++layer) {
+      Transformed x = (*layer)->Inverse(h);
+      h = x.value;
+      log_det = log_det + x.log_det.to(at::kDouble);
+    }
+  };
+  for (size_t l = levels_.size(); l-- > 0;) {
+    if (levels_[l].split) h = at::cat({h, level_latents[l]}, channel_dimension_);
+    const auto& blocks = levels_[l].blocks;
+    for (auto block = blocks.rbegin(); block != blocks.rend(); ++block) invert(*block);
+    h = UnsqueezeBy(h, levels_[l].squeeze);
+  }
+  invert(pre_);
   return {h, log_det};
 }
 
-at::Tensor Flow::BaseLogProb(const at::Tensor& z) {
-  const at::Tensor values = z.to(at::kDouble).flatten(1);
-  const double normaliser =
-      0.5 * std::log(2 * std::numbers::pi) * static_cast<double>(values.size(1));
-  return -0.5 * values.square().sum(1) - normaliser;
-}
+at::Tensor Flow::LogProb(const at::Tensor& x) { return LogProb(Encode(x)); }
 
-at::Tensor Flow::LogProb(const at::Tensor& x) {
-  const Encoded encoded = Encode(x);
-  return BaseLogProb(encoded.latent) + encoded.log_det;
+at::Tensor Flow::LogProb(const Encoded& encoded) const {
+  return base_->LogProb(encoded.level_latents) + encoded.log_det;
 }
 
 void Flow::InitialiseFrom(const at::Tensor& x) {
   const c10::NoGradGuard no_grad;
   at::Tensor h = x;
-  for (Level& level : levels_) {
-    h = Squeeze(h, level.squeeze);
-    for (auto& block : level.blocks) {
-      for (auto& layer : block) {
-        layer->InitialiseFrom(h);
-        h = layer->Forward(h).value;
-      }
+  const auto initialise = [&h](const Layers& layers) {
+    for (const auto& layer : layers) {
+      layer->InitialiseFrom(h);
+      h = layer->Forward(h).value;
     }
+  };
+  initialise(pre_);
+  for (const Level& level : levels_) {
+    h = SqueezeBy(h, level.squeeze);
+    for (const Layers& block : level.blocks) initialise(block);
     if (level.split) h = FirstHalf(h);
   }
 }
@@ -181,9 +226,10 @@ void Flow::MoveTo(at::Device device) {
 }
 
 void Flow::Freeze() {
-  for (Level& level : levels_) {
-    for (auto& block : level.blocks) {
-      for (auto& layer : block) layer->Freeze();
+  for (const auto& layer : pre_) layer->Freeze();
+  for (const Level& level : levels_) {
+    for (const Layers& block : level.blocks) {
+      for (const auto& layer : block) layer->Freeze();
     }
   }
 }

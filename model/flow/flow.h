@@ -15,26 +15,28 @@
 #include "absl/status/statusor.h"
 #include "model/checkpoint/flow_spec.h"
 #include "model/checkpoint/safetensors.h"
+#include "model/flow/base_distribution.h"
 #include "model/flow/layer_registry.h"
 #include "model/layers/bijector.h"
 
 namespace bflow {
 
 struct Encoded {
-  at::Tensor latent;                          // [B, T, C], the API order
-  at::Tensor log_det;                         // [B], nats
-  std::vector<at::Tensor> level_latents;      // per level [B, values of that level's latents]
+  at::Tensor latent;   // [B, event...], the API order
+  at::Tensor log_det;  // [B], nats
+  // Per level what it leaves behind: [B, T_l, C] or [B, C, H_l, W_l]; no channels where nothing is.
+  std::vector<at::Tensor> level_latents;
   std::vector<at::Tensor> coupling_log_dets;  // per coupling in order of the layers, [B]
 };
 
-// Sees what each layer of Encode returns: level, block, position in the block.
+// Sees what each layer of the levels returns in Encode: level, block (the prior step counts as one
+// more), position in the block.
 using LayerObserver = std::function<void(size_t, size_t, size_t, const Transformed&)>;
 
 class Flow : public torch::nn::Module {
  public:
-  // A flow with freshly drawn parameters, as the authors initialise it (butterfly "rot", LU of a
-  // random orthogonal matrix, coupling weights orthogonal with zero bias). `seed` decides every
-  // draw. dtype: at::kFloat or at::kDouble. Errors: InvalidArgument (ValidateFlowSpec).
+  // A flow with freshly drawn parameters, as each layer's header tells. `seed` decides every draw.
+  // dtype: at::kFloat or at::kDouble. Errors: InvalidArgument (ValidateFlowSpec).
   static absl::StatusOr<std::shared_ptr<Flow>> Create(
       const FlowSpec& spec, uint64_t seed, at::ScalarType dtype,
       const LayerRegistry& registry = BuiltInLayers());
@@ -44,14 +46,16 @@ class Flow : public torch::nn::Module {
       const FlowSpec& spec, const SafetensorsFile& tensors, at::ScalarType dtype,
       const LayerRegistry& registry = BuiltInLayers());
 
-  // x: [B, T, C] in the scaled unit. Log-determinants are float64 whatever the dtype of x.
+  // x: [B, event...] in the scaled unit. Log-determinants are float64 whatever the dtype of x.
   Encoded Encode(const at::Tensor& x, const LayerObserver& observer = {});
-  // z: [B, T, C]. log_det is that of z -> x.
+  // z: [B, event...]. log_det is that of z -> x.
   Transformed Decode(const at::Tensor& z);
   // log p(x) per row: [B], nats, scaled unit; float64 whatever the dtype of x.
   at::Tensor LogProb(const at::Tensor& x);
-  // Base density of assembled latents: [B] nats, float64.
-  static at::Tensor BaseLogProb(const at::Tensor& z);
+  at::Tensor LogProb(const Encoded& encoded) const;
+  const BaseDistribution& base() const { return *base_; }
+  // Latents in the API order <-> per level.
+  std::vector<at::Tensor> SplitLatent(const at::Tensor& z) const;
 
   // Data-dependent initialisation, layer by layer: each is initialised, then feeds the next.
   void InitialiseFrom(const at::Tensor& x);
@@ -70,15 +74,29 @@ class Flow : public torch::nn::Module {
   Flow(const FlowSpec& spec, uint64_t seed, at::ScalarType dtype, const LayerRegistry& registry);
   void CopyFrom(const SafetensorsFile& tensors);
 
+  using Layers = std::vector<std::shared_ptr<Bijector>>;
   struct Level {
     int squeeze;
     bool split;
-    std::vector<std::vector<std::shared_ptr<Bijector>>> blocks;
+    std::vector<Layers> blocks;               // the prior step last
+    std::vector<std::vector<bool>> coupling;  // of each layer: its log_det is a feature
   };
+  Layers MakeLayers(torch::nn::Module& parent, const std::vector<LayerSpec>& specs,
+                    const LevelShape& shape, const LayerRegistry& registry,
+                    at::Generator& generator) const;
+  at::Tensor SqueezeBy(const at::Tensor& x, int64_t factor) const;
+  at::Tensor UnsqueezeBy(const at::Tensor& x, int64_t factor) const;
+  at::Tensor FirstHalf(const at::Tensor& x) const;
+  at::Tensor SecondHalf(const at::Tensor& x) const;
+  at::Tensor Assemble(const std::vector<at::Tensor>& level_latents) const;
+
   FlowSpec spec_;
   at::ScalarType dtype_;
   at::Device device_ = at::kCPU;
+  int64_t channel_dimension_;  // of a batch
+  Layers pre_;
   std::vector<Level> levels_;
+  std::shared_ptr<BaseDistribution> base_;
 };
 
 }  // namespace bflow

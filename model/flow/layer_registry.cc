@@ -5,14 +5,18 @@
 #include "model/layers/act_norm.h"
 #include "model/layers/affine_coupling.h"
 #include "model/layers/butterfly.h"
+#include "model/layers/conv1x1.h"
+#include "model/layers/conv2d_coupling.h"
+#include "model/layers/logit.h"
 #include "model/layers/lu_matmul.h"
+#include "model/layers/permutation.h"
 
 namespace bflow {
 namespace {
 
 std::shared_ptr<Bijector> MakeActNorm(const LayerSpec&, const LevelShape& shape,
                                       at::Generator& generator, at::ScalarType dtype) {
-  return std::make_shared<ActNormLayer>(shape.channels, generator, dtype);
+  return std::make_shared<ActNormLayer>(shape.channels, shape.is_image, generator, dtype);
 }
 
 std::shared_ptr<Bijector> MakeLuMatmul(const LayerSpec&, const LevelShape& shape,
@@ -32,14 +36,35 @@ std::shared_ptr<Bijector> MakeAffineCoupling(const LayerSpec& spec, const LevelS
       shape.channels, std::get<AffineCouplingSpec>(spec).hidden, generator, dtype);
 }
 
+std::shared_ptr<Bijector> MakeConv1x1(const LayerSpec&, const LevelShape& shape,
+                                      at::Generator& generator, at::ScalarType dtype) {
+  return std::make_shared<Conv1x1Layer>(shape.channels, generator, dtype);
+}
+
+std::shared_ptr<Bijector> MakeConv2dCoupling(const LayerSpec& spec, const LevelShape& shape,
+                                             at::Generator& generator, at::ScalarType dtype) {
+  return std::make_shared<Conv2dCouplingLayer>(
+      shape.channels, std::get<Conv2dCouplingSpec>(spec).hidden, generator, dtype);
+}
+
+std::shared_ptr<Bijector> MakePermutation(const LayerSpec&, const LevelShape& shape,
+                                          at::Generator& generator, at::ScalarType) {
+  return std::make_shared<PermutationLayer>(shape.size(), generator);
+}
+
+std::shared_ptr<Bijector> MakeLogit(const LayerSpec&, const LevelShape&, at::Generator&,
+                                    at::ScalarType) {
+  return std::make_shared<LogitLayer>();
+}
+
 }  // namespace
 
 const LayerRegistry& BuiltInLayers() {
   static const auto* const kLayers = new LayerRegistry{
-      {"act_norm", MakeActNorm},
-      {"lu_matmul", MakeLuMatmul},
-      {"butterfly", MakeButterfly},
-      {"affine_coupling", MakeAffineCoupling},
+      {"act_norm", MakeActNorm},        {"lu_matmul", MakeLuMatmul},
+      {"butterfly", MakeButterfly},     {"affine_coupling", MakeAffineCoupling},
+      {"conv1x1", MakeConv1x1},         {"conv2d_coupling", MakeConv2dCoupling},
+      {"permutation", MakePermutation}, {"logit", MakeLogit},
   };
   return *kLayers;
 }

@@ -1,5 +1,5 @@
 // ActNorm (Kingma and Dhariwal 2018, section 3.1): y = x exp(log_scale) + bias per channel, at
-// every time step; log_det = T sum(log_scale).
+// every time step of a waveform or position of an image; log_det = positions sum(log_scale).
 #ifndef BFLOW_MODEL_LAYERS_ACT_NORM_H_
 #define BFLOW_MODEL_LAYERS_ACT_NORM_H_
 
@@ -14,7 +14,8 @@ namespace bflow {
 // Parameters: log_scale [C], starts as N(0, 0.05^2); bias [C], starts as 0.
 class ActNormLayer : public Bijector {
  public:
-  ActNormLayer(int64_t channels, at::Generator& generator, at::ScalarType dtype);
+  // Of waveforms [B, T, C], or of images [B, C, H, W].
+  ActNormLayer(int64_t channels, bool is_image, at::Generator& generator, at::ScalarType dtype);
 
   Transformed Forward(const at::Tensor& x) override;
   Transformed Inverse(const at::Tensor& z) override;
@@ -24,9 +25,14 @@ class ActNormLayer : public Bijector {
   void Freeze() override;
 
  protected:
+  // A value per channel in the shape that broadcasts over x.
+  at::Tensor PerChannel(const at::Tensor& values) const;
+  int64_t Positions(const at::Tensor& x) const;
+
+  bool is_image_;
   at::Tensor log_scale_;
   at::Tensor bias_;
-  at::Tensor frozen_log_det_;  // float64 scalar, per time step; undefined before Freeze
+  at::Tensor frozen_log_det_;  // float64 scalar, per position; undefined before Freeze
 };
 
 }  // namespace bflow

@@ -16,8 +16,9 @@ struct Transformed {
 
 // Parameters are registered under the names of the model file (docs/checkpoint_format.md), so
 // training, EMA, checkpoint and serving enumerate the same tensors; permutations and signs are
-// buffers. Waveform layers take [B, T, C]; log_det is float32 or float64, whatever x is. Shapes
-// were validated with the flow_spec; TORCH_CHECK guards programmer errors only.
+// buffers. Layers take [B, T, C] of a waveform or [B, C, H, W] of an image; log_det is float32 or
+// float64, whatever x is. Shapes were validated with the flow_spec; TORCH_CHECK guards programmer
+// errors only.
 class Bijector : public torch::nn::Module {
  public:
   virtual Transformed Forward(const at::Tensor& x) = 0;

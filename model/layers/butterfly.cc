@@ -34,7 +34,9 @@ at::Tensor Determinants(const at::Tensor& w) {
 ButterflyLayer::ButterflyLayer(const ButterflySpec& spec, int64_t size, at::Generator& generator,
                                at::ScalarType dtype)
     : ButterflyLayer(ButterflyRounds(spec, size), spec.shared, !spec.partitions.empty(), generator,
-                     dtype) {}
+                     dtype) {
+  flatten_ = spec.flatten;
+}
 
 ButterflyLayer::ButterflyLayer(const std::vector<std::vector<ButterflyPart>>& rounds, bool shared,
                                bool partitioned, at::Generator& generator, at::ScalarType dtype) {
@@ -83,7 +85,9 @@ std::vector<at::Tensor> ButterflyLayer::InverseFactors(const std::vector<at::Ten
 }
 
 Transformed ButterflyLayer::Apply(const at::Tensor& x, bool inverse) const {
-  at::Tensor h = x.flatten(1);
+  const bool hwc = flatten_ == ImageFlattening::kHwc;
+  const at::Tensor input = hwc ? x.permute({0, 2, 3, 1}) : x;
+  at::Tensor h = input.flatten(1);
   at::Tensor log_det = at::zeros({}, x.options().dtype(at::kDouble));
   for (size_t i = 0; i < rounds_.size(); ++i) {
     const std::vector<Part>& parts = rounds_[inverse ? rounds_.size() - 1 - i : i];
@@ -109,7 +113,8 @@ Transformed ButterflyLayer::Apply(const at::Tensor& x, bool inverse) const {
     }
     h = values.size() == 1 ? values[0] : at::cat(values, 1);
   }
-  return {h.reshape(x.sizes()), log_det.expand({x.size(0)})};
+  const at::Tensor output = h.reshape(input.sizes());
+  return {hwc ? output.permute({0, 3, 1, 2}) : output, log_det.expand({x.size(0)})};
 }
 
 Transformed ButterflyLayer::Forward(const at::Tensor& x) { return Apply(x, /*inverse=*/false); }

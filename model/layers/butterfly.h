@@ -18,7 +18,8 @@ namespace bflow {
 // rounds.R.parts.P.factors.F. They start as rotations by uniform angles (log-determinant 0).
 class ButterflyLayer : public Bijector {
  public:
-  // On vectors of `size` values; x may have any shape [B, ...] of that many values per row.
+  // On vectors of `size` values; x may have any shape [B, ...] of that many values per row, [B, C,
+  // H, W] where the spec flattens it as HWC.
   ButterflyLayer(const ButterflySpec& spec, int64_t size, at::Generator& generator,
                  at::ScalarType dtype);
   // From the list of rounds itself; `partitioned` decides the names of the parameters.
@@ -46,6 +47,7 @@ class ButterflyLayer : public Bijector {
   Transformed Apply(const at::Tensor& x, bool inverse) const;
 
   std::vector<std::vector<Part>> rounds_;
+  ImageFlattening flatten_ = ImageFlattening::kChw;
 };
 
 }  // namespace bflow

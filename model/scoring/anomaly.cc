@@ -13,14 +13,17 @@ namespace {
 constexpr double kLatentFloor = 1e-6;
 constexpr double kStepFloor = 0.02;
 
+// Visits level, name of the block ("block0", "prior"), coupling in the block.
 template <typename Visit>
 void ForEachCoupling(const FlowSpec& spec, Visit visit) {
   for (size_t level = 0; level < spec.levels.size(); ++level) {
-    const std::vector<std::vector<LayerSpec>>& blocks = spec.levels[level].blocks;
-    for (size_t block = 0; block < blocks.size(); ++block) {
+    const std::vector<NamedBlock> blocks = BlocksOf(spec.levels[level]);
+    for (size_t j = 0; j < blocks.size(); ++j) {
+      const bool prior = j >= spec.levels[level].blocks.size();
       int in_block = 0;
-      for (const LayerSpec& layer : blocks[block]) {
-        if (std::holds_alternative<AffineCouplingSpec>(layer)) visit(level, block, in_block++);
+      for (const LayerSpec& layer : *blocks[j].layers) {
+        if (!IsCoupling(layer)) continue;
+        visit(level, prior ? blocks[j].name : absl::StrCat("block", j), in_block++);
       }
     }
   }
@@ -41,12 +44,12 @@ std::vector<std::string> FeatureNames(const FlowSpec& spec) {
   for (size_t level = 0; level < spec.levels.size(); ++level) {
     names.push_back(absl::StrCat("latent_norm/level", level));
   }
-  ForEachCoupling(spec, [&](size_t level, size_t block, int in_block) {
-    std::string name = absl::StrCat("coupling_log_det/level", level, "/block", block);
+  ForEachCoupling(spec, [&](size_t level, const std::string& block, int in_block) {
+    std::string name = absl::StrCat("coupling_log_det/level", level, "/", block);
     if (in_block > 0) absl::StrAppend(&name, "/", in_block);
     names.push_back(std::move(name));
   });
-  if (!spec.quantised()) return names;
+  if (!spec.quantised() || spec.is_image()) return names;
   for (const ChannelSpec& channel : spec.channels) {
     for (const char* kind : {"step/", "flat_run/", "range/"}) {
       names.push_back(absl::StrCat(kind, channel.name));
@@ -57,7 +60,7 @@ std::vector<std::string> FeatureNames(const FlowSpec& spec) {
 
 int64_t CouplingCount(const FlowSpec& spec) {
   int64_t count = 0;
-  ForEachCoupling(spec, [&](size_t, size_t, int) { ++count; });
+  ForEachCoupling(spec, [&](size_t, const std::string&, int) { ++count; });
   return count;
 }
 

@@ -19,7 +19,8 @@ namespace bflow {
 
 // Names of the F features in their order: latent_norm/level0, ... for every level;
 // coupling_log_det/level0/block0, ... for every coupling in order of the layers (a second coupling
-// of the same block ends in "/1"); then, for quantised models only, step/CHANNEL, flat_run/CHANNEL,
+// of the same block ends in "/1", the prior step of a level is "prior"); then, for quantised
+// waveforms only, step/CHANNEL, flat_run/CHANNEL,
 // range/CHANNEL channel by channel.
 std::vector<std::string> FeatureNames(const FlowSpec& spec);
 

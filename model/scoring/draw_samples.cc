@@ -65,7 +65,7 @@ bool StoreRow(const FlowSpec& spec, std::span<const double> x, bool codes, std::
     finite = finite && std::isfinite(x[d]);
     out[d] = std::isnan(x[d]) ? 0.0f : static_cast<float>(std::clamp(x[d], -kLargest, kLargest));
   }
-  if (codes) CodesFromScaled(spec.channels, out, out);
+  if (codes) CodesFromScaled(spec, out, out);
   return finite;
 }
 
@@ -73,7 +73,7 @@ void DrawSlice(Flow& flow, const SampleOptions& options, int64_t begin, int64_t 
                SampleResult& result) {
   const FlowSpec& spec = flow.spec();
   const int64_t size = spec.event_size();
-  at::Tensor z = at::empty({rows, spec.time_steps(), spec.channel_count()}, flow.dtype());
+  at::Tensor z = at::empty(Batched(rows, spec.event_shape), flow.dtype());
   const uint64_t first = options.first_row + static_cast<uint64_t>(begin);
   std::vector<double> base;
   if (flow.dtype() == at::kDouble) {

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <numbers>
 #include <optional>
 #include <span>
 #include <utility>
@@ -30,9 +29,13 @@ constexpr double kMinusInfinity = -std::numeric_limits<double>::infinity();
 // number of rows.
 class EncodedSlice {
  public:
-  EncodedSlice(const Encoded& encoded, int64_t event_size)
-      : event_size_(event_size), log_det_(ToDouble(encoded.log_det)) {
-    for (const at::Tensor& latents : encoded.level_latents) levels_.push_back(ToDouble(latents));
+  EncodedSlice(const Flow& flow, const Encoded& encoded)
+      : event_size_(flow.spec().event_size()), log_det_(ToDouble(encoded.log_det)) {
+    for (size_t level = 0; level < encoded.level_latents.size(); ++level) {
+      const at::Tensor& latents = encoded.level_latents[level];
+      levels_.push_back(ToDouble(latents.flatten(1)));
+      densities_.push_back(ToDouble(flow.base().LogDensity(level, latents).flatten(1)));
+    }
     for (const at::Tensor& log_det : encoded.coupling_log_dets) {
       couplings_.push_back(ToDouble(log_det));
     }
@@ -40,25 +43,24 @@ class EncodedSlice {
 
   // Sum of z^2 over the latents of a level.
   double SquaredNorm(size_t level, int64_t row) const {
-    const int64_t size = levels_[level].size(1);
-    const double* z = levels_[level].const_data_ptr<double>() + row * size;
     double sum = 0;
-    for (int64_t i = 0; i < size; ++i) sum += z[i] * z[i];
+    for (double z : Row(levels_[level], row)) sum += z * z;
     return sum;
   }
 
-  // log N(z; 0, I) + log_det.
+  // Base density of the latents + log_det.
   double LogProb(int64_t row) const {
-    double squares = 0;
-    for (size_t level = 0; level < levels_.size(); ++level) squares += SquaredNorm(level, row);
-    const double normaliser = static_cast<double>(event_size_) * std::log(2 * std::numbers::pi);
-    return -0.5 * (squares + normaliser) + log_det_.const_data_ptr<double>()[row];
+    double sum = 0;
+    for (const at::Tensor& densities : densities_) {
+      for (double density : Row(densities, row)) sum += density;
+    }
+    return sum + log_det_.const_data_ptr<double>()[row];
   }
 
   // The features of the flow: per level, then per coupling. Returns the place after the last.
   double* FlowFeatures(int64_t row, double* out) const {
     for (size_t level = 0; level < levels_.size(); ++level) {
-      double size = static_cast<double>(levels_[level].size(1));
+      const double size = static_cast<double>(std::max<int64_t>(levels_[level].size(1), 1));
       *out++ = LatentNormFeature(SquaredNorm(level, row) / size);
     }
     for (const at::Tensor& log_det : couplings_) {
@@ -72,9 +74,13 @@ class EncodedSlice {
     return t.detach().to(at::kCPU, at::kDouble).contiguous();
   }
 
+  static std::span<const double> Row(const at::Tensor& t, int64_t row) {
+    return {t.const_data_ptr<double>() + row * t.size(1), static_cast<size_t>(t.size(1))};
+  }
+
   int64_t event_size_;
   at::Tensor log_det_;
-  std::vector<at::Tensor> levels_, couplings_;
+  std::vector<at::Tensor> levels_, densities_, couplings_;
 };
 
 CodeNoise ToCodeNoise(NoiseKind kind) {
@@ -140,7 +146,7 @@ class Pass {
   // to float32 whatever the dtype of the flow, so that all see the same point.
   at::Tensor SliceInput(int64_t begin, int64_t rows) {
     const FlowSpec& spec = flow_.spec();
-    at::Tensor input = at::empty({rows, spec.time_steps(), spec.channel_count()}, at::kFloat);
+    at::Tensor input = at::empty(Batched(rows, spec.event_shape), at::kFloat);
     float* out = input.mutable_data_ptr<float>();
     const size_t size = static_cast<size_t>(Size());
     for (int64_t i = begin; i < begin + rows; ++i, out += size) {
@@ -149,8 +155,8 @@ class Pass {
         result_.status[static_cast<size_t>(i)] = RowStatus::kNonFiniteInput;
         std::fill_n(out, size, 0.0f);  // keeps its place; the result is dropped
       } else if (spec.quantised()) {
-        ScaleWindow(spec.channels, row, ToCodeNoise(noise_.kind), noise_.seed,
-                    noise_.row_offset + static_cast<uint64_t>(i), draw_, {out, size});
+        ScaleEvent(spec, row, ToCodeNoise(noise_.kind), noise_.seed,
+                   noise_.row_offset + static_cast<uint64_t>(i), draw_, {out, size});
       } else {
         std::copy(row.begin(), row.end(), out);
       }
@@ -162,7 +168,7 @@ class Pass {
     at::Tensor input = SliceInput(begin, rows);
     if (options_.want_causes) input.requires_grad_(true);
     Encoded encoded = flow_.Encode(input);
-    EncodedSlice slice(encoded, Size());
+    EncodedSlice slice(flow_, encoded);
     at::Tensor latent;
     if (options_.want_latent)
       latent = encoded.latent.detach().to(at::kCPU, at::kFloat).contiguous();
@@ -174,7 +180,7 @@ class Pass {
   }
 
   void StoreCauses(int64_t begin, const at::Tensor& input, const Encoded& encoded) {
-    const at::Tensor log_prob = Flow::BaseLogProb(encoded.latent) + encoded.log_det;
+    const at::Tensor log_prob = flow_.LogProb(encoded);
     const at::Tensor gradient =
         torch::autograd::grad({log_prob.sum()}, {input})[0].to(at::kCPU, at::kFloat).contiguous();
     const at::Tensor x = input.detach().to(at::kCPU, at::kFloat).contiguous();
@@ -196,7 +202,7 @@ class Pass {
     if (options_.want_features) {
       features = result_.features.data() + index * feature_count_;
       double* next = slice.FlowFeatures(in_slice, features);
-      if (flow_.spec().quantised()) {
+      if (flow_.spec().quantised() && !flow_.spec().is_image()) {
         SignalQualityFeatures(InputRow(row), flow_.spec().time_steps(),
                               flow_.spec().channel_count(), next);
       }

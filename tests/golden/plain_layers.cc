@@ -13,12 +13,13 @@
 namespace bflow::golden {
 namespace {
 
-// Parameters, and what layers compute in plain ATen anyway (inverses of ActNorm and LU), are
-// inherited.
+// Parameters, and what layers compute in plain ATen anyway (inverses of ActNorm and LU, all of
+// images but the butterfly), are inherited.
 class PlainActNorm : public ActNormLayer {
  public:
   using ActNormLayer::ActNormLayer;
   Transformed Forward(const at::Tensor& x) override {
+    if (is_image_) return ActNormLayer::Forward(x);
     const auto [y, log_det] = ActNormReference(x, log_scale_, bias_);
     return {y, log_det.expand({x.size(0)})};
   }
@@ -62,30 +63,28 @@ class PlainAffineCoupling : public AffineCouplingLayer {
 }  // namespace
 
 const LayerRegistry& PlainLayers() {
-  static const auto* const kLayers = new LayerRegistry{
-      {"act_norm",
-       [](const LayerSpec&, const LevelShape& shape, at::Generator& generator,
-          at::ScalarType dtype) {
-         return std::make_shared<PlainActNorm>(shape.channels, generator, dtype);
-       }},
-      {"lu_matmul",
-       [](const LayerSpec&, const LevelShape& shape, at::Generator& generator,
-          at::ScalarType dtype) {
-         return std::make_shared<PlainLuMatmul>(shape.channels, generator, dtype);
-       }},
-      {"butterfly",
-       [](const LayerSpec& spec, const LevelShape& shape, at::Generator& generator,
-          at::ScalarType dtype) {
-         return std::make_shared<PlainButterfly>(std::get<ButterflySpec>(spec), shape.size(),
-                                                 generator, dtype);
-       }},
-      {"affine_coupling",
-       [](const LayerSpec& spec, const LevelShape& shape, at::Generator& generator,
-          at::ScalarType dtype) {
-         return std::make_shared<PlainAffineCoupling>(
-             shape.channels, std::get<AffineCouplingSpec>(spec).hidden, generator, dtype);
-       }},
-  };
+  static const auto* const kLayers = [] {
+    auto* const layers = new LayerRegistry(BuiltInLayers());
+    (*layers)["act_norm"] = [](const LayerSpec&, const LevelShape& shape, at::Generator& generator,
+                               at::ScalarType dtype) {
+      return std::make_shared<PlainActNorm>(shape.channels, shape.is_image, generator, dtype);
+    };
+    (*layers)["lu_matmul"] = [](const LayerSpec&, const LevelShape& shape, at::Generator& generator,
+                                at::ScalarType dtype) {
+      return std::make_shared<PlainLuMatmul>(shape.channels, generator, dtype);
+    };
+    (*layers)["butterfly"] = [](const LayerSpec& spec, const LevelShape& shape,
+                                at::Generator& generator, at::ScalarType dtype) {
+      return std::make_shared<PlainButterfly>(std::get<ButterflySpec>(spec), shape.size(),
+                                              generator, dtype);
+    };
+    (*layers)["affine_coupling"] = [](const LayerSpec& spec, const LevelShape& shape,
+                                      at::Generator& generator, at::ScalarType dtype) {
+      return std::make_shared<PlainAffineCoupling>(
+          shape.channels, std::get<AffineCouplingSpec>(spec).hidden, generator, dtype);
+    };
+    return layers;
+  }();
   return *kLayers;
 }
 

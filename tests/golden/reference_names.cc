@@ -35,11 +35,11 @@ absl::Status AddLinear(const SafetensorsFile& file, const std::string& theirs,
   return absl::OkStatus();
 }
 
-void Merge(TensorMap from, const std::string& prefix, TensorMap& to) {
-  for (auto& [name, tensor] : from) to[absl::StrCat(prefix, name)] = tensor;
-}
-
 }  // namespace
+
+void Merge(TensorMap tensors, const std::string& prefix, TensorMap& to) {
+  for (auto& [name, tensor] : tensors) to[absl::StrCat(prefix, name)] = tensor;
+}
 
 absl::StatusOr<at::Tensor> Require(const SafetensorsFile& file, std::string_view name) {
   const TensorView* view = file.Find(name);
@@ -50,9 +50,10 @@ absl::StatusOr<at::Tensor> Require(const SafetensorsFile& file, std::string_view
   return view->dtype == DType::kI64 ? tensor : tensor.to(at::kDouble);
 }
 
-absl::StatusOr<TensorMap> ActNormTensors(const SafetensorsFile& file, const std::string& prefix) {
+absl::StatusOr<TensorMap> ActNormTensors(const SafetensorsFile& file, const std::string& prefix,
+                                         const std::string& scale) {
   TensorMap tensors;
-  BFLOW_ASSIGN_OR_RETURN(const at::Tensor weight, Require(file, prefix + "weight"));
+  BFLOW_ASSIGN_OR_RETURN(const at::Tensor weight, Require(file, prefix + scale));
   BFLOW_ASSIGN_OR_RETURN(const at::Tensor bias, Require(file, prefix + "bias"));
   tensors["log_scale"] = weight.flatten();
   tensors["bias"] = bias.flatten();
@@ -130,13 +131,17 @@ absl::StatusOr<bool> BoolField(const Json& config, const char* field, bool fallb
   return config[field].get<bool>();
 }
 
-FlowSpec EmptySpec(int64_t time_steps, int64_t channels, int64_t levels) {
+FlowSpec EmptySpec(const std::vector<int64_t>& event_shape, int64_t levels) {
   FlowSpec spec;
-  spec.event_shape = {time_steps, channels};
-  spec.sampling_rate_hz = 1;
+  spec.event_shape = event_shape;
+  if (event_shape.size() == 3) {
+    spec.architecture = "image";
+  } else {
+    spec.sampling_rate_hz = 1;
+  }
   spec.sensitivity = Sensitivity::kNone;
   spec.dequantization = SpecDequantization::kNone;
-  for (int64_t c = 0; c < channels; ++c) {
+  for (int64_t c = 0; c < spec.channel_count(); ++c) {
     ChannelSpec& channel = spec.channels.emplace_back();
     channel.name = absl::StrCat("channel", c);
     channel.unit = "NU";
@@ -161,7 +166,7 @@ absl::StatusOr<WaveformFlow> ReadWaveformFlow(const SafetensorsFile& file, const
     return absl::InvalidArgumentError("in.x, config.levels or config.blocks: out of range");
   }
   WaveformFlow flow;
-  flow.spec = EmptySpec(x.size(1), x.size(2), levels);
+  flow.spec = EmptySpec({x.size(1), x.size(2)}, levels);
   for (int64_t l = 0; l < levels; ++l) {
     std::vector<std::vector<std::string>>& level_names = flow.trace_names.emplace_back();
     for (int64_t j = 0; j < blocks; ++j) {
@@ -176,7 +181,8 @@ absl::StatusOr<WaveformFlow> ReadWaveformFlow(const SafetensorsFile& file, const
       };
 
       block.push_back(ActNormSpec{});
-      BFLOW_ASSIGN_OR_RETURN(TensorMap tensors, ActNormTensors(file, "sd." + theirs("bn_flow")));
+      BFLOW_ASSIGN_OR_RETURN(TensorMap tensors,
+                             ActNormTensors(file, "sd." + theirs("bn_flow"), "weight"));
       Merge(std::move(tensors), ours(), flow.tensors);
 
       block.push_back(LuMatmulSpec{});

@@ -23,10 +23,15 @@ using TensorMap = std::map<std::string, at::Tensor>;
 // it.
 absl::StatusOr<at::Tensor> Require(const SafetensorsFile& file, std::string_view name);
 
-absl::StatusOr<TensorMap> ActNormTensors(const SafetensorsFile& file, const std::string& prefix);
+// `scale`: what the authors call the logarithm of the scale, "weight" or "log_scale".
+absl::StatusOr<TensorMap> ActNormTensors(const SafetensorsFile& file, const std::string& prefix,
+                                         const std::string& scale);
 // `fixed_prefix`: where P and sign_S stand, which the authors do not save with the weights.
 absl::StatusOr<TensorMap> LuMatmulTensors(const SafetensorsFile& file, const std::string& prefix,
                                           const std::string& fixed_prefix);
+// conv1, conv2, conv3 of a coupling of images.
+absl::StatusOr<TensorMap> ConvolutionTensors(const SafetensorsFile& file,
+                                             const std::string& prefix);
 absl::StatusOr<TensorMap> CouplingTensors(const SafetensorsFile& file, const std::string& prefix);
 
 // prefix0.w1, prefix1.w1, ... in the order of application.
@@ -51,8 +56,27 @@ struct WaveformFlow {
 };
 absl::StatusOr<WaveformFlow> ReadWaveformFlow(const SafetensorsFile& file, const Json& config);
 
-// A spec of `levels` levels on [time_steps, channels] events of reals, blocks still empty.
-FlowSpec EmptySpec(int64_t time_steps, int64_t channels, int64_t levels);
+// The flow of an `image_flow` case.
+struct ImageFlow {
+  FlowSpec spec;
+  TensorMap tensors;
+};
+absl::StatusOr<ImageFlow> ReadImageFlow(const SafetensorsFile& file, const Json& config);
+
+// The layers of a `glow_step` or a `prior_step` (whose coupling is called "nice"), with their
+// tensors under the names 0.log_scale, ...; what the authors left out is left out.
+struct ImageStep {
+  std::vector<LayerSpec> layers;
+  TensorMap tensors;
+};
+absl::StatusOr<ImageStep> ReadImageStep(const SafetensorsFile& file, const std::string& prefix,
+                                        const std::string& coupling, const Json& config);
+
+// A spec of `levels` levels of reals, blocks still empty: of a waveform [T, C] or an image [C, H,
+// W].
+FlowSpec EmptySpec(const std::vector<int64_t>& event_shape, int64_t levels);
+// `tensors` with `prefix` before every name, into `to`.
+void Merge(TensorMap tensors, const std::string& prefix, TensorMap& to);
 
 }  // namespace bflow::golden
 

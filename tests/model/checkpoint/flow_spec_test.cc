@@ -38,7 +38,7 @@ TEST(FlowSpecTest, TheMimicConfigHasTheParametersOfThePaper) {
   EXPECT_EQ(ShapeAtLevel(spec, 1).channels, 4);
   int64_t trained = 0, butterfly = 0;
   for (const TensorSpec& tensor : ExpectedTensors(spec)) {
-    if (tensor.is_index || tensor.name.ends_with("diagonal_sign")) continue;
+    if (tensor.is_index() || tensor.name.ends_with("diagonal_sign")) continue;
     int64_t count = 1;
     for (int64_t d : tensor.shape) count *= d;
     trained += count;

@@ -68,7 +68,7 @@ SmallCheckpoint::SmallCheckpoint(bool with_calibration)
     const bool factor = owned.spec.name.find(".factors.") != std::string::npos;
     const bool sign = owned.spec.name.ends_with("diagonal_sign");
     for (int64_t i = 0; i < count; ++i) {
-      if (owned.spec.is_index) {
+      if (owned.spec.is_index()) {
         owned.indices.push_back(count - 1 - i);
       } else if (sign) {
         owned.floats.push_back(i % 2 == 0 ? 1.0f : -1.0f);
@@ -88,8 +88,8 @@ SmallCheckpoint::SmallCheckpoint(bool with_calibration)
 std::vector<TensorToWrite> SmallCheckpoint::Tensors() const {
   std::vector<TensorToWrite> tensors;
   for (const Owned& o : owned_) {
-    tensors.push_back({o.spec.name, o.spec.is_index ? DType::kI64 : DType::kF32, o.spec.shape,
-                       o.spec.is_index ? std::as_bytes(std::span(o.indices))
+    tensors.push_back({o.spec.name, o.spec.is_index() ? DType::kI64 : DType::kF32, o.spec.shape,
+                       o.spec.is_index() ? std::as_bytes(std::span(o.indices))
                                        : std::as_bytes(std::span(o.floats))});
   }
   return tensors;

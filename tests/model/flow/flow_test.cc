@@ -193,7 +193,7 @@ TEST(Flow, TensorsAreThoseOfTheSpec) {
     for (size_t i = 0; i < tensors.size(); ++i) {
       EXPECT_EQ(tensors[i].first, expected[i].name);
       EXPECT_EQ(tensors[i].second.sizes().vec(), expected[i].shape);
-      EXPECT_EQ(tensors[i].second.scalar_type(), expected[i].is_index ? at::kLong : at::kDouble);
+      EXPECT_EQ(tensors[i].second.scalar_type(), expected[i].is_index() ? at::kLong : at::kDouble);
     }
   }
 }

@@ -26,14 +26,14 @@ double MaxAbs(const at::Tensor& t) { return t.detach().abs().max().item<double>(
 
 TEST(ActNormLayer, Laws) {
   at::Generator generator = Seeded(1);
-  ActNormLayer layer(3, generator, at::kDouble);
+  ActNormLayer layer(3, /*is_image=*/false, generator, at::kDouble);
   Perturb(layer, 0.3);
   ExpectLaws(SubjectOf(layer), Gauss({2, 4, 3}, 1));
 }
 
 TEST(ActNormLayer, InitialisationNormalisesItsOutput) {
   at::Generator generator = Seeded(2);
-  ActNormLayer layer(3, generator, at::kDouble);
+  ActNormLayer layer(3, /*is_image=*/false, generator, at::kDouble);
   Perturb(layer, 0.3);
   const at::Tensor x = Gauss({5, 7, 3}, 3) * 4 + 2;
   layer.InitialiseFrom(x);
