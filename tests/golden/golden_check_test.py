@@ -69,7 +69,14 @@ class GoldenCheckTest(unittest.TestCase):
                              ("actnorm1d", "init.y"), ("lu_matmul", "derived.W"),
                              ("coupling1d", "mid.t"), ("coupling1d", "mid.log_s"),
                              ("squeeze1d", "out.y"), ("latents1d", "out.latent_level1"),
-                             ("waveform_flow", "out.logp"), ("waveform_flow", "out.decoded"),
+                             ("actnorm2d", "w.log_scale"), ("conv1x1", "out.logdet"),
+                             ("coupling2d", "after_init.conv2.conv.weight_g"),
+                             ("coupling2d", "out.inverse_of_y"), ("latents2d", "out.latent_level0"),
+                             ("butterfly_image", "out.y"), ("squeeze2d", "out.y"),
+                             ("preprocess", "out.x_5bit"), ("preprocess", "out.logit_logdet"),
+                             ("glow_step", "out.y"), ("prior_step", "out.logdet"),
+                             ("image_flow", "out.bpd"), ("image_flow", "out.z"),
+                             ("image_flow", "out.decoded_logp"), ("waveform_flow", "out.logp"), ("waveform_flow", "out.decoded"),
                              ("waveform_flow", "trace.coupling_1_0.y")):
             with self.subTest(kind=kind, tensor=tensor):
                 path = self.one(kind)

@@ -136,12 +136,13 @@ TEST(FlowSpecTest, RefusesNamingThePath) {
   const BadSpec cases[] = {
       {"/format", "2", "format: expected 1"},
       {"/surprise", "1", "surprise: unknown field"},
-      {"/architecture", "\"image\"", "architecture:"},
+      {"/architecture", "\"text\"", "architecture: expected"},
+      {"/architecture", "\"image\"", "sampling_rate_hz: unknown field"},
       {"/event_shape", "", "event_shape: missing"},
       {"/event_shape/0", "0", "event_shape[0]: is 0"},
       {"/event_shape/0", "8.0", "event_shape[0]: expected an integer"},
       {"/event_shape/0", "9223372036854775808", "event_shape[0]: expected an integer"},
-      {"/event_shape/0", "16777216", "event_shape: is 33554432 values"},
+      {"/event_shape/0", "16777216", "event_shape: is more than the possible 16777216"},
       {"/event_shape/1", "65", "event_shape[1]: is 65"},
       {"/event_shape", "[8,2,1]", "event_shape: has 3 dimensions"},
       {"/sampling_rate_hz", "0", "sampling_rate_hz:"},
@@ -156,7 +157,20 @@ TEST(FlowSpecTest, RefusesNamingThePath) {
       {"/channels/0/gain", "0", "channels[0].gain:"},
       {"/channels/0/input_max", "-128", "channels[0].input_max:"},
       {"/dequantisation", "\"gauss\"", "dequantisation:"},
-      {"/pre", "[1]", "pre: expected an empty array"},
+      {"/pre", "[1]", "pre[0]: expected an object"},
+      {"/pre", "[{\"kind\":\"act_norm\"}]", "pre[0].kind: act_norm cannot stand in pre"},
+      {"/pre", "[{\"kind\":\"whitening\",\"order\":8}]", "pre[0].order: is 8, expected less than"},
+      {"/pre", "[{\"kind\":\"permutation\"},{\"kind\":\"whitening\",\"order\":2}]",
+       "pre[1].kind: whitening must be the first"},
+      {"/pre", "[{\"kind\":\"butterfly\",\"factors\":1},{\"kind\":\"logit\"}]",
+       "pre[1].kind: only permutations"},
+      {"/levels/0/prior", "{}", "levels[0].prior: expected an array"},
+      {"/levels/0/prior", "[{\"kind\":\"logit\"}]",
+       "levels[0].prior[0].kind: logit belongs into pre"},
+      {"/levels/0/blocks/0/0/kind", "\"conv1x1\"", "conv1x1 is a layer of images only"},
+      {"/levels/0/blocks/0/3", "{\"kind\":\"conv1d_coupling\",\"kernel\":4}",
+       "levels[0].blocks[0][3].kernel: expected an odd"},
+      {"/levels/0/blocks/0/2/flatten", "\"hwc\"", "levels[0].blocks[0][2].flatten: is for images"},
       {"/levels", "[]", "number of levels"},
       {"/levels/0/squeeze", "3", "levels[0].squeeze: is 3"},
       {"/levels/0/squeeze", "0", "levels[0].squeeze: is 0"},
@@ -171,7 +185,7 @@ TEST(FlowSpecTest, RefusesNamingThePath) {
       {"/levels/0/blocks/0/3/hidden", "4097", "levels[0].blocks[0][3].hidden: is 4097"},
       {"/levels/1/blocks/0/0/partitions/0", "8", "levels[1].blocks[0][0].partitions: sum to 12"},
       {"/levels/1/blocks/0/0/partition_factors/2", "2", "partition_factors[2]: is 2, but 2^2"},
-      {"/base/kind", "\"cauchy\"", "base.kind:"},
+      {"/base/kind", "\"cauchy\"", "base.kind: expected \"normal\" or \"student_t\""},
   };
   for (const BadSpec& bad : cases) {
     Json json = Json::parse(FlowSpecToJson(SmallSpec()));
@@ -187,6 +201,79 @@ TEST(FlowSpecTest, RefusesNamingThePath) {
     EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << bad.pointer;
     EXPECT_THAT(std::string(status.message()), HasSubstr(bad.message)) << bad.pointer;
   }
+}
+
+// Meng et al. 2022 with the settings of the authors' galaxy and CIFAR-10 runs.
+FlowSpec PaperImageSpec(int levels, int steps, int factors) {
+  FlowSpec spec;
+  spec.architecture = "image";
+  spec.event_shape = {3, 32, 32};
+  for (const char* name : {"red", "green", "blue"}) {
+    ChannelSpec& channel = spec.channels.emplace_back();
+    channel.name = name;
+    channel.input_max = 255;
+    channel.lo = 0;
+    channel.hi = 256;
+  }
+  for (int l = 0; l < levels; ++l) {
+    LevelSpec& level = spec.levels.emplace_back();
+    level.split = l + 1 < levels;
+    std::vector<LayerSpec> step = {ActNormSpec{}, Conv1x1Spec{}};
+    if (factors > l) {
+      ButterflySpec butterfly;
+      butterfly.factors = factors - l;
+      butterfly.shared = false;
+      step.push_back(butterfly);
+    }
+    step.push_back(Conv2dCouplingSpec{});
+    level.blocks.assign(static_cast<size_t>(steps), step);
+    if (!level.split) continue;
+    step.back() = Conv2dCouplingSpec{l == 0 ? 96 : 192};
+    level.prior = step;
+  }
+  return spec;
+}
+
+TEST(FlowSpecTest, TheImageConfigsHaveTheParametersOfThePaper) {
+  struct Case {
+    FlowSpec spec;
+    int64_t weights, butterfly;
+  };
+  for (const Case& c : {Case{PaperImageSpec(2, 8, 2), 6385152, 135168},
+                        Case{PaperImageSpec(3, 32, 1), 44378016, 202752},
+                        Case{PaperImageSpec(3, 32, 10), 47508384, 3333120}}) {
+    ASSERT_TRUE(ValidateFlowSpec(c.spec).ok()) << ValidateFlowSpec(c.spec);
+    int64_t weights = 0, butterfly = 0;
+    for (const TensorSpec& tensor : ExpectedTensors(c.spec)) {
+      int64_t count = 1;
+      for (int64_t d : tensor.shape) count *= d;
+      weights += count;
+      if (tensor.rule == TensorRule::kFactor) butterfly += count;
+    }
+    EXPECT_EQ(weights, c.weights);
+    EXPECT_EQ(butterfly, c.butterfly);
+    const std::string json = FlowSpecToJson(c.spec);
+    auto parsed = ParseFlowSpec(json);
+    ASSERT_TRUE(parsed.ok()) << parsed.status();
+    EXPECT_EQ(FlowSpecToJson(*parsed), json);
+    EXPECT_EQ(parsed->channel_of(1024), 1);
+    EXPECT_EQ(parsed->positions(), 1024);
+    EXPECT_NEAR(parsed->code_unit_offset_nats(), 3072 * std::log(128.0), 1e-9);
+  }
+}
+
+TEST(FlowSpecTest, ALayerOfWaveformsIsRefusedInAnImage) {
+  FlowSpec spec = PaperImageSpec(2, 1, 1);
+  spec.levels[0].blocks[0][1] = LuMatmulSpec{};
+  EXPECT_THAT(std::string(ValidateFlowSpec(spec).message()),
+              HasSubstr("levels[0].blocks[0][1].kind: lu_matmul is a layer of waveforms only"));
+  spec = PaperImageSpec(2, 1, 1);
+  spec.event_shape = {3, 32, 30};
+  EXPECT_THAT(std::string(ValidateFlowSpec(spec).message()),
+              HasSubstr("levels[1].squeeze: is 2, which does not divide 16 x 15 positions"));
+  spec = PaperImageSpec(2, 1, 1);
+  spec.sampling_rate_hz = 125;
+  EXPECT_THAT(std::string(ValidateFlowSpec(spec).message()), HasSubstr("an image has none"));
 }
 
 TEST(FlowSpecTest, OddChannelsCannotBeHalved) {

@@ -11,6 +11,7 @@
 #include "ATen/CPUGeneratorImpl.h"
 #include "ATen/Parallel.h"
 #include "ATen/ops/arange.h"
+#include "ATen/ops/cat.h"
 #include "ATen/ops/linspace.h"
 #include "ATen/ops/meshgrid.h"
 #include "ATen/ops/rand.h"
@@ -73,6 +74,26 @@ ButterflySpec Parts(std::vector<int64_t> sizes, std::vector<int> factors) {
   return spec;
 }
 
+// Two levels of images with everything that a step can hold, a prior step and fixed layers before.
+FlowSpec ImageSpec(std::vector<LayerSpec> pre, const ButterflySpec& butterfly) {
+  FlowSpec spec;
+  spec.architecture = "image";
+  spec.event_shape = {1, 4, 4};
+  spec.sensitivity = Sensitivity::kNone;
+  spec.dequantization = SpecDequantization::kNone;
+  spec.channels.resize(1);
+  spec.channels[0].name = "grey";
+  spec.pre = std::move(pre);
+  const std::vector<LayerSpec> step = {ActNormSpec{}, Conv1x1Spec{}, butterfly,
+                                       Conv2dCouplingSpec{3}};
+  spec.levels.resize(2);
+  spec.levels[0].blocks = {step};
+  spec.levels[0].prior = {ActNormSpec{}, Conv2dCouplingSpec{2}};
+  spec.levels[0].split = true;
+  spec.levels[1].blocks = {step};
+  return spec;
+}
+
 struct NamedSpec {
   std::string name;
   FlowSpec spec;
@@ -90,6 +111,9 @@ std::vector<NamedSpec> SmallSpecs() {
       {"bi_direction",
        SmallSpec(8, 2, 2, 1,
                  {Factors(3, true, kNarrowest, true), Factors(3, true, kWidest, true)})},
+      {"image", ImageSpec({PermutationSpec{}}, Factors(2, false, kWidest, false))},
+      {"image_with_a_butterfly_before",
+       ImageSpec({Factors(3, false, kNarrowest, false)}, Factors(1, true, kWidest, false))},
       {"partitions", SmallSpec(12, 1, 2, 1, {Parts({8, 4}, {3, 2}), Parts({4, 2}, {2, 1})})},
   };
 }
@@ -116,7 +140,7 @@ TEST(Flow, Laws) {
     for (const auto& item : flow->named_parameters()) {
       subject.parameters.emplace_back(item.key(), item.value());
     }
-    ExpectLaws(subject, Gauss({2, c.spec.time_steps(), c.spec.channel_count()}, 2));
+    ExpectLaws(subject, Gauss(Batched(2, c.spec.event_shape), 2));
   }
 }
 
@@ -165,6 +189,41 @@ TEST(Flow, CouplingLogDetsComeInOrderOfTheLayers) {
   for (size_t i = 0; i < seen.size(); ++i) {
     EXPECT_TRUE(seen[i].equal(encoded.coupling_log_dets[i]));
   }
+}
+
+TEST(Flow, LatentsOfAnImageArePutBackToItsShape) {
+  FlowSpec spec = ImageSpec({}, {});
+  for (LevelSpec& level : spec.levels) level.blocks = {{ActNormSpec{}}};
+  spec.levels[0].prior.clear();
+  const std::shared_ptr<Flow> flow = Make(spec, 5);
+  const c10::NoGradGuard no_grad;
+  for (auto& [name, tensor] : flow->NamedTensors()) tensor.zero_();  // every layer the identity
+  const at::Tensor x = at::arange(16, at::kDouble).reshape({1, 1, 4, 4});
+  const Encoded encoded = flow->Encode(x);
+  ASSERT_EQ(encoded.level_latents.size(), 2U);
+  // Channels 2 and 3 of the squeezed image: the odd rows.
+  EXPECT_EQ(encoded.level_latents[0].sizes(), at::IntArrayRef({1, 2, 2, 2}));
+  EXPECT_TRUE(
+      encoded.level_latents[0].flatten().sort().values().equal(at::cat({x[0][0][1], x[0][0][3]})));
+  EXPECT_EQ(encoded.level_latents[1].sizes(), at::IntArrayRef({1, 8, 1, 1}));
+  EXPECT_TRUE(encoded.latent.equal(x));
+  EXPECT_TRUE(flow->Decode(x).value.equal(x));
+  const std::vector<at::Tensor> split = flow->SplitLatent(encoded.latent);
+  EXPECT_TRUE(split[0].equal(encoded.level_latents[0]));
+  EXPECT_TRUE(split[1].equal(encoded.level_latents[1]));
+}
+
+TEST(Flow, ThePriorStepComesLastInItsLevel) {
+  const std::shared_ptr<Flow> flow = Make(ImageSpec({}, Factors(1, true, {}, false)), 6);
+  const c10::NoGradGuard no_grad;
+  std::vector<std::string> seen;
+  const Encoded encoded =
+      flow->Encode(Gauss({2, 1, 4, 4}, 7), [&](size_t l, size_t j, size_t k, const Transformed&) {
+        seen.push_back(absl::StrCat(l, j, k));
+      });
+  EXPECT_THAT(seen, testing::ElementsAre("000", "001", "002", "003", "010", "011", "100", "101",
+                                         "102", "103"));
+  EXPECT_EQ(encoded.coupling_log_dets.size(), 3U);
 }
 
 TEST(Flow, SeedDecidesEveryDraw) {
@@ -233,7 +292,7 @@ TEST(Flow, AModelFileComesBackInEitherPrecision) {
   for (const NamedSpec& c : SmallSpecs()) {
     SCOPED_TRACE(c.name);
     const c10::NoGradGuard no_grad;
-    const at::Tensor x = Gauss({3, c.spec.time_steps(), c.spec.channel_count()}, 13);
+    const at::Tensor x = Gauss(Batched(3, c.spec.event_shape), 13);
     for (const at::ScalarType stored : {at::kFloat, at::kDouble}) {
       const std::shared_ptr<Flow> flow = Make(c.spec, 14, stored);
       const std::string bytes = FileOf(flow->NamedTensors());
