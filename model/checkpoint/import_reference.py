@@ -46,7 +46,7 @@ def project_version():
 
 def parse_arguments(arguments):
     parser = Parser(
-        prog=NAME, allow_abbrev=False, description="Imports a waveform checkpoint of the authors' PyTorch code."
+        prog=NAME, allow_abbrev=False, description="Imports a checkpoint of the authors' PyTorch code."
     )
     parser.add_argument("file", metavar="FILE", nargs="?", help="checkpoint.tar or model.pt of the reference")
     parser.add_argument("--config", metavar="JSON", help="the reference's config, with the fields of docs/import.md")
@@ -61,9 +61,13 @@ def parse_arguments(arguments):
         help="version of the model (default 1); without a value: prints the program's version",
     )
     parser.add_argument(
-        "--extra", metavar="SAFETENSORS", help="P and sign_S of the LU layers, which the reference does not save"
+        "--extra",
+        metavar="SAFETENSORS",
+        help="of waveform models: P and sign_S of the LU layers, which the reference does not save",
     )
-    parser.add_argument("--permutation", metavar="FILE", help="of image models, which this version does not support")
+    parser.add_argument(
+        "--permutation", metavar="FILE", help="of models of permuted images: random_perm_NAME.pth of the reference"
+    )
     parser.add_argument("--weights", choices=("ema", "raw"), help="default: the moving average where the file has one")
     parser.add_argument(
         "--program", metavar="BFLOW_TRAIN", help="default: build/release/bin/bflow-train, else that of PATH"
@@ -92,10 +96,31 @@ def find_program(given):
     raise ImportRefused("--program: bflow-train is not there; ./dev build makes it", EXIT_CONFIGURATION)
 
 
+def convert_waveform(file, tensors, config, options):
+    """(flow_spec, tensors, what was assumed)"""
+    from reference_import import safetensors_io, waveform, waveform_settings
+
+    if options.permutation:
+        raise ImportRefused("--permutation: belongs to image models; this is a waveform checkpoint", EXIT_USAGE)
+    settings = waveform_settings.parse(config)
+    extra = safetensors_io.read(options.extra, "--extra") if options.extra else {}
+    return *waveform.convert(file, tensors, extra, settings), settings.assumed
+
+
+def convert_image(file, tensors, config, options):
+    """(flow_spec, tensors, what was assumed)"""
+    from reference_import import image, image_settings
+
+    if options.extra:
+        raise ImportRefused("--extra: belongs to waveform models; this is an image checkpoint", EXIT_USAGE)
+    settings = image_settings.parse(config)
+    return *image.convert(file, tensors, options.permutation, settings), settings.assumed
+
+
 def convert(options):
     """The bytes of a model file."""
     try:
-        from reference_import import safetensors_io, settings, waveform
+        from reference_import import image_names, safetensors_io, settings, state_dict, waveform
         from reference_import.torch_file import TorchFile
     except ModuleNotFoundError as error:
         raise ImportRefused(
@@ -104,17 +129,16 @@ def convert(options):
     config = settings.read(options.config)
     file = TorchFile(options.file)
     try:
-        found = waveform.select_weights(file.value, raw=options.weights == "raw")
-        if options.permutation:
-            raise ImportRefused("--permutation: belongs to image models; this is a waveform checkpoint", EXIT_USAGE)
-        extra = safetensors_io.read(options.extra, "--extra") if options.extra else {}
-        spec, converted = waveform.convert(file, found.tensors, extra, config)
+        is_image = image_names.recognises(state_dict.weights_of(file.value))
+        names, convert_one = (image_names, convert_image) if is_image else (waveform, convert_waveform)
+        found = state_dict.select(file.value, names.below_flow, raw=options.weights == "raw")
+        spec, converted, assumed = convert_one(file, found.tensors, config, options)
     finally:
         file.close()
     if options.weights == "ema" and not found.averaged:
         print(f"{NAME}: FILE holds no moving average; its weights are taken as they are", file=sys.stderr)
-    if config.assumed:
-        print(f"{NAME}: not in --config and assumed: {', '.join(config.assumed)}", file=sys.stderr)
+    if assumed:
+        print(f"{NAME}: not in --config and assumed: {', '.join(assumed)}", file=sys.stderr)
     return safetensors_io.serialize(
         converted,
         {"format": "butterflyflow/1", "flow_spec": json.dumps(spec), "producer": f"{NAME} {project_version()}"},
