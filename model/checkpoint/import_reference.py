@@ -28,7 +28,9 @@ from reference_import.errors import (
 )
 
 HERE = pathlib.Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
+VERSION = HERE / "VERSION"  # installed: PREFIX/share/butterflyflow/import_reference; else in the source tree
+ROOT = HERE.parents[2] if VERSION.exists() else HERE.parents[1]
+PROGRAM = ROOT / ("bin" if VERSION.exists() else "build/release/bin") / "bflow-train"
 NAME = "import_reference.py"
 
 
@@ -39,6 +41,8 @@ class Parser(argparse.ArgumentParser):
 
 
 def project_version():
+    if VERSION.exists():
+        return VERSION.read_text().strip()
     cmake = ROOT / "CMakeLists.txt"
     found = re.search(r"project\([^)]*VERSION\s+([0-9.]+)", cmake.read_text()) if cmake.exists() else None
     return found.group(1) if found else "of unknown version"
@@ -70,7 +74,7 @@ def parse_arguments(arguments):
     )
     parser.add_argument("--weights", choices=("ema", "raw"), help="default: the moving average where the file has one")
     parser.add_argument(
-        "--program", metavar="BFLOW_TRAIN", help="default: build/release/bin/bflow-train, else that of PATH"
+        "--program", metavar="BFLOW_TRAIN", help="default: that of this installation or build, else that of PATH"
     )
     # _ and - are the same in a flag's name.
     same = [
@@ -89,7 +93,7 @@ def parse_arguments(arguments):
 
 
 def find_program(given):
-    candidates = [given] if given else [ROOT / "build/release/bin/bflow-train", shutil.which("bflow-train")]
+    candidates = [given] if given else [PROGRAM, shutil.which("bflow-train")]
     for path in candidates:
         if path and pathlib.Path(path).is_file():
             return str(pathlib.Path(path).resolve())

@@ -81,6 +81,19 @@ class ImportTest(ImportCase):
         self.assertIn("assumed: sampling_rate_hz 125, sensitivity patient, dequantisation none", done.stderr)
         self.check(self.repository / "wave/7")
 
+    def test_the_installed_script(self):
+        prefix = self.folder / "prefix"
+        install = ["cmake", "--install", BIN.parent, "--component", "importer", "--prefix", prefix]
+        subprocess.run(install, check=True, capture_output=True)
+        (prefix / "bin").mkdir()
+        (prefix / "bin/bflow-train").symlink_to(BIN / "bflow-train")
+        script = prefix / "share/butterflyflow/import_reference/import_reference.py"
+        version = subprocess.run([sys.executable, script, "--version"], capture_output=True, text=True, check=True)
+        self.assertRegex(version.stdout, r"import_reference\.py [0-9]+\.[0-9]+\.[0-9]+\n")
+        arguments = [a for a in self.arguments(CHECKPOINT) if not a.startswith("--program")]
+        subprocess.run([sys.executable, script, *arguments], capture_output=True, check=True)
+        self.check(self.repository / "wave/1")
+
     def test_a_version_is_never_overwritten(self):
         before = (self.imported(CHECKPOINT) / "manifest.json").read_bytes()
         self.assertEqual(self.run_import(CHECKPOINT)[0], 73)
