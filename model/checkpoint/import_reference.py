@@ -28,7 +28,9 @@ from reference_import.errors import (
 )
 
 HERE = pathlib.Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
+VERSION = HERE / "VERSION"  # installed: PREFIX/share/butterflyflow/import_reference; else in the source tree
+ROOT = HERE.parents[2] if VERSION.exists() else HERE.parents[1]
+PROGRAM = ROOT / ("bin" if VERSION.exists() else "build/release/bin") / "bflow-train"
 NAME = "import_reference.py"
 
 
@@ -39,6 +41,8 @@ class Parser(argparse.ArgumentParser):
 
 
 def project_version():
+    if VERSION.exists():
+        return VERSION.read_text().strip()
     cmake = ROOT / "CMakeLists.txt"
     found = re.search(r"project\([^)]*VERSION\s+([0-9.]+)", cmake.read_text()) if cmake.exists() else None
     return found.group(1) if found else "of unknown version"
@@ -46,7 +50,7 @@ def project_version():
 
 def parse_arguments(arguments):
     parser = Parser(
-        prog=NAME, allow_abbrev=False, description="Imports a waveform checkpoint of the authors' PyTorch code."
+        prog=NAME, allow_abbrev=False, description="Imports a checkpoint of the authors' PyTorch code."
     )
     parser.add_argument("file", metavar="FILE", nargs="?", help="checkpoint.tar or model.pt of the reference")
     parser.add_argument("--config", metavar="JSON", help="the reference's config, with the fields of docs/import.md")
@@ -61,12 +65,16 @@ def parse_arguments(arguments):
         help="version of the model (default 1); without a value: prints the program's version",
     )
     parser.add_argument(
-        "--extra", metavar="SAFETENSORS", help="P and sign_S of the LU layers, which the reference does not save"
+        "--extra",
+        metavar="SAFETENSORS",
+        help="of waveform models: P and sign_S of the LU layers, which the reference does not save",
     )
-    parser.add_argument("--permutation", metavar="FILE", help="of image models, which this version does not support")
+    parser.add_argument(
+        "--permutation", metavar="FILE", help="of models of permuted images: random_perm_NAME.pth of the reference"
+    )
     parser.add_argument("--weights", choices=("ema", "raw"), help="default: the moving average where the file has one")
     parser.add_argument(
-        "--program", metavar="BFLOW_TRAIN", help="default: build/release/bin/bflow-train, else that of PATH"
+        "--program", metavar="BFLOW_TRAIN", help="default: that of this installation or build, else that of PATH"
     )
     # _ and - are the same in a flag's name.
     same = [
@@ -85,17 +93,38 @@ def parse_arguments(arguments):
 
 
 def find_program(given):
-    candidates = [given] if given else [ROOT / "build/release/bin/bflow-train", shutil.which("bflow-train")]
+    candidates = [given] if given else [PROGRAM, shutil.which("bflow-train")]
     for path in candidates:
         if path and pathlib.Path(path).is_file():
             return str(pathlib.Path(path).resolve())
     raise ImportRefused("--program: bflow-train is not there; ./dev build makes it", EXIT_CONFIGURATION)
 
 
+def convert_waveform(file, tensors, config, options):
+    """(flow_spec, tensors, what was assumed)"""
+    from reference_import import safetensors_io, waveform, waveform_settings
+
+    if options.permutation:
+        raise ImportRefused("--permutation: belongs to image models; this is a waveform checkpoint", EXIT_USAGE)
+    settings = waveform_settings.parse(config)
+    extra = safetensors_io.read(options.extra, "--extra") if options.extra else {}
+    return *waveform.convert(file, tensors, extra, settings), settings.assumed
+
+
+def convert_image(file, tensors, config, options):
+    """(flow_spec, tensors, what was assumed)"""
+    from reference_import import image, image_settings
+
+    if options.extra:
+        raise ImportRefused("--extra: belongs to waveform models; this is an image checkpoint", EXIT_USAGE)
+    settings = image_settings.parse(config)
+    return *image.convert(file, tensors, options.permutation, settings), settings.assumed
+
+
 def convert(options):
     """The bytes of a model file."""
     try:
-        from reference_import import safetensors_io, settings, waveform
+        from reference_import import image_names, safetensors_io, settings, state_dict, waveform
         from reference_import.torch_file import TorchFile
     except ModuleNotFoundError as error:
         raise ImportRefused(
@@ -104,17 +133,16 @@ def convert(options):
     config = settings.read(options.config)
     file = TorchFile(options.file)
     try:
-        found = waveform.select_weights(file.value, raw=options.weights == "raw")
-        if options.permutation:
-            raise ImportRefused("--permutation: belongs to image models; this is a waveform checkpoint", EXIT_USAGE)
-        extra = safetensors_io.read(options.extra, "--extra") if options.extra else {}
-        spec, converted = waveform.convert(file, found.tensors, extra, config)
+        is_image = image_names.recognises(state_dict.weights_of(file.value))
+        names, convert_one = (image_names, convert_image) if is_image else (waveform, convert_waveform)
+        found = state_dict.select(file.value, names.below_flow, raw=options.weights == "raw")
+        spec, converted, assumed = convert_one(file, found.tensors, config, options)
     finally:
         file.close()
     if options.weights == "ema" and not found.averaged:
         print(f"{NAME}: FILE holds no moving average; its weights are taken as they are", file=sys.stderr)
-    if config.assumed:
-        print(f"{NAME}: not in --config and assumed: {', '.join(config.assumed)}", file=sys.stderr)
+    if assumed:
+        print(f"{NAME}: not in --config and assumed: {', '.join(assumed)}", file=sys.stderr)
     return safetensors_io.serialize(
         converted,
         {"format": "butterflyflow/1", "flow_spec": json.dumps(spec), "producer": f"{NAME} {project_version()}"},

@@ -99,12 +99,16 @@ _MARKER_TYPES = (Name, Storage)  # parts of tensors, never values of their own
 
 
 class Machine:
-    """`check_storage(storage)` is called for each storage and refuses what the file does not hold."""
+    """`check_storage(storage)` is called for each storage and refuses what the file does not hold.
 
-    def __init__(self, data, check_storage):
+    `name` is that of the pickle in messages.
+    """
+
+    def __init__(self, data, check_storage, name):
         if len(data) > PICKLE_BYTES_MAX:
-            raise ImportRefused(f"data.pkl: {len(data)} bytes, at most {PICKLE_BYTES_MAX}")
+            raise ImportRefused(f"{name}: {len(data)} bytes, at most {PICKLE_BYTES_MAX}")
         self._data = data
+        self._name = name
         self._check_storage = check_storage
         self._position = 0
         self._start = 0  # of the opcode at hand
@@ -124,7 +128,7 @@ class Machine:
             if handler is None:
                 self._refuse_opcode(code)
             handler(self)
-        raise ImportRefused(f"data.pkl: more than {OPCODES_MAX} opcodes")
+        raise ImportRefused(f"{self._name}: more than {OPCODES_MAX} opcodes")
 
     def _finish(self):
         value = self._pop()
@@ -137,7 +141,7 @@ class Machine:
     # What handlers are made of.
 
     def _fail(self, what):
-        raise ImportRefused(f"data.pkl: at byte {self._start}: {what}")
+        raise ImportRefused(f"{self._name}: at byte {self._start}: {what}")
 
     def _refuse_opcode(self, code):
         known = pickletools.code2op.get(code.decode("latin-1"))

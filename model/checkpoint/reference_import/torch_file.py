@@ -39,20 +39,21 @@ def _starts_as(head):
 class TorchFile:
     """`value`: what the pickle holds, with Tensor in place of tensors. `array(tensor)` reads one."""
 
-    def __init__(self, path):
+    def __init__(self, path, what="FILE"):
+        self._what = what  # for messages
         try:
             self._file = open(path, "rb")
         except OSError as error:
-            raise ImportRefused(f"FILE: cannot be read: {error.strerror}") from None
+            raise ImportRefused(f"{self._what}: cannot be read: {error.strerror}") from None
         try:
             self._entries = self._read_directory()
             if self._read_record("byteorder", 16, b"little") != b"little":
-                raise ImportRefused("FILE: byteorder: only little-endian files can be read")
+                raise ImportRefused(f"{self._what}: byteorder: only little-endian files can be read")
             pickle = self._read_record("data.pkl", PICKLE_BYTES_MAX)
-            self.value = Machine(pickle, self._check_storage).run()
+            self.value = Machine(pickle, self._check_storage, f"{what}: data.pkl").run()
         except OSError as error:
             self.close()
-            raise ImportRefused(f"FILE: cannot be read: {error.strerror}") from None
+            raise ImportRefused(f"{self._what}: cannot be read: {error.strerror}") from None
         except ImportRefused:
             self.close()
             raise
@@ -76,29 +77,29 @@ class TorchFile:
         """Entries by name below the archive's one folder; sizes and places checked."""
         size = os.fstat(self._file.fileno()).st_size
         if size > FILE_BYTES_MAX:
-            raise ImportRefused(f"FILE: {size} bytes, at most {FILE_BYTES_MAX}")
+            raise ImportRefused(f"{self._what}: {size} bytes, at most {FILE_BYTES_MAX}")
         head = self._file.read(4)
         if head != b"PK\x03\x04":
-            raise ImportRefused(f"FILE: not a zip file of torch.save; it starts as {_starts_as(head)}")
+            raise ImportRefused(f"{self._what}: not a zip file of torch.save; it starts as {_starts_as(head)}")
         try:
             self._zip = zipfile.ZipFile(self._file)
         except _ZIP_ERRORS as error:
-            raise ImportRefused(f"FILE: a damaged or truncated zip file: {shown(str(error))}") from None
+            raise ImportRefused(f"{self._what}: a damaged or truncated zip file: {shown(str(error))}") from None
         infos = self._zip.infolist()
         if len(infos) > ENTRIES_MAX:
-            raise ImportRefused(f"FILE: {len(infos)} zip entries, at most {ENTRIES_MAX}")
-        _check_places(infos, size)
+            raise ImportRefused(f"{self._what}: {len(infos)} zip entries, at most {ENTRIES_MAX}")
+        _check_places(infos, size, self._what)
         entries, folder = {}, None
         for info in infos:
             top, _, rest = info.filename.partition("/")
             folder = folder or top
             if top != folder or not _ENTRY.fullmatch(rest):
-                raise ImportRefused(f"FILE: zip entry {shown(info.filename)!r}: torch.save does not write it")
+                raise ImportRefused(f"{self._what}: zip entry {shown(info.filename)!r}: torch.save does not write it")
             if rest in entries:
-                raise ImportRefused(f"FILE: zip entry {shown(info.filename)!r} occurs twice")
+                raise ImportRefused(f"{self._what}: zip entry {shown(info.filename)!r} occurs twice")
             entries[rest] = info
         if "data.pkl" not in entries:
-            raise ImportRefused("FILE: a zip file without data.pkl: torch.save did not write it")
+            raise ImportRefused(f"{self._what}: a zip file without data.pkl: torch.save did not write it")
         return entries
 
     def _read_record(self, name, bytes_max, default=None):
@@ -106,16 +107,18 @@ class TorchFile:
         if info is None and default is not None:
             return default
         if info is None:
-            raise ImportRefused(f"FILE: record {name} is missing")
+            raise ImportRefused(f"{self._what}: record {name} is missing")
         if info.file_size > bytes_max:
-            raise ImportRefused(f"FILE: record {name} has {info.file_size} bytes, at most {bytes_max} are expected")
+            raise ImportRefused(
+                f"{self._what}: record {name} has {info.file_size} bytes, at most {bytes_max} are expected"
+            )
         try:
             with self._zip.open(info) as record:
                 data = record.read(info.file_size + 1)
         except _ZIP_ERRORS as error:
-            raise ImportRefused(f"FILE: record {name} is damaged: {shown(str(error))}") from None
+            raise ImportRefused(f"{self._what}: record {name} is damaged: {shown(str(error))}") from None
         if len(data) != info.file_size:
-            raise ImportRefused(f"FILE: record {name} is truncated")
+            raise ImportRefused(f"{self._what}: record {name} is truncated")
         return data
 
     def _check_storage(self, storage):
@@ -124,25 +127,25 @@ class TorchFile:
         found = "is missing" if info is None else f"has {info.file_size} bytes"
         if info is None or info.file_size != expected:
             raise ImportRefused(
-                f"FILE: record data/{storage.key} {found}, {storage.numel} elements of {storage.dtype} "
+                f"{self._what}: record data/{storage.key} {found}, {storage.numel} elements of {storage.dtype} "
                 f"take {expected}"
             )
 
 
-def _check_places(infos, file_size):
+def _check_places(infos, file_size, what):
     """Stored as they are and one after the other, so that no file is larger inside than outside."""
     end = 0
     for info in sorted(infos, key=lambda i: i.header_offset):
         name = shown(info.filename)
         if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
             raise ImportRefused(
-                f"FILE: zip entry {name!r} is compressed ({info.compress_size} bytes for {info.file_size}); "
+                f"{what}: zip entry {name!r} is compressed ({info.compress_size} bytes for {info.file_size}); "
                 "torch.save stores its records as they are"
             )
         if info.flag_bits & 1:
-            raise ImportRefused(f"FILE: zip entry {name!r} is encrypted")
+            raise ImportRefused(f"{what}: zip entry {name!r} is encrypted")
         if info.header_offset < end:
-            raise ImportRefused(f"FILE: zip entry {name!r} overlaps another one")
+            raise ImportRefused(f"{what}: zip entry {name!r} overlaps another one")
         end = info.header_offset + LOCAL_HEADER_BYTES + info.compress_size
         if end > file_size:
-            raise ImportRefused(f"FILE: zip entry {name!r} lies outside the file")
+            raise ImportRefused(f"{what}: zip entry {name!r} lies outside the file")

@@ -1,19 +1,16 @@
 """The reference's waveform flow -> our flow_spec and tensors (docs/checkpoint_format.md)."""
 
 import re
-from dataclasses import dataclass
 
 import numpy as np
 
+from .butterfly import butterfly
 from .errors import ImportRefused, shown
-from .pickle_machine import Tensor
+from .settings import agree
+from .state_dict import Source, check_counts
 
-LEVELS_MAX, BLOCKS_MAX = 16, 1024
 _WRAPPERS = r"(?:module\.)*(?:target_flow\.)?(?:(?:module|flow)\.)*"  # DataParallel, resumed runs
 _KEY = re.compile(_WRAPPERS + r"(blocks\.([0-9]{1,4})\.([a-z_]+)_([0-9]{1,4})_([0-9]{1,4})\.([A-Za-z0-9_.]+))")
-_RAW = re.compile(r"(?:module\.)*ema_model\.")  # the weights in training, where an average is kept
-_COPY = re.compile(r"(?:module\.)*ema_model_copy\.")  # the average as of the last evaluation
-_IMAGE_KEY = re.compile(r"(?:^|\.)blocks\.[0-9]+\.(?:steps|prior)\.|conv1x1|flow\.flow\.butterfly")
 
 
 def normalised(name):
@@ -22,104 +19,32 @@ def normalised(name):
     return match.group(1) if match and match.group(2) == match.group(4) else None
 
 
-def state_dict(value):
-    """The weights by name, from an OrderedDict or from a dict with one in `model`."""
-    if not isinstance(value, dict):
-        raise ImportRefused(f"FILE: holds a {type(value).__name__}, expected a dict of tensors")
-    weights = value["model"] if isinstance(value.get("model"), dict) else value
-    if not weights:
-        raise ImportRefused("FILE: holds no tensors")
-    for name, tensor in weights.items():
-        if not isinstance(name, str) or not isinstance(tensor, Tensor):
-            raise ImportRefused(
-                f"FILE: {shown(name)!r} is a {type(tensor).__name__}, expected a tensor: this is neither a "
-                "state dict nor a checkpoint with one in `model`"
-            )
-    if any(_IMAGE_KEY.search(name) for name in weights):
-        raise ImportRefused("FILE: the checkpoint of an image model; image models are not supported by this version")
-    return weights
-
-
-def _average(value, weights):
-    """The moving average by normalised name, as far as one was kept; {} otherwise."""
-    helper = value.get("ema_helper") if weights is not value else None
-    if isinstance(helper, dict) and helper:
-        found = helper
-    else:
-        found = {_COPY.sub("", name): tensor for name, tensor in weights.items() if _COPY.match(name)}
-    for name, tensor in found.items():
-        if not isinstance(name, str) or not isinstance(tensor, Tensor):
-            raise ImportRefused(f"FILE: ema_helper: {shown(name)!r} is a {type(tensor).__name__}, expected a tensor")
-    return {_below_flow(name): tensor for name, tensor in found.items()}
-
-
 def _below_butterflies(name):
     # The average of the butterflies alone is named butterfly_L_J.model.K.w1.
     match = re.fullmatch(r"(?:module\.)*butterfly_([0-9]{1,4})_([0-9]{1,4})\.[A-Za-z0-9_.]+", name)
     return f"blocks.{match.group(1)}.{name[name.index('butterfly'):]}" if match else None
 
 
-def _below_flow(name):
-    short = normalised(name) or _below_butterflies(name)
-    if short is None:
-        raise ImportRefused(f"FILE: {shown(name)!r}: no tensor of a waveform flow")
-    return short
-
-
-@dataclass
-class Weights:
-    tensors: dict  # by normalised name
-    averaged: bool  # some are moving averages
-
-
-def select_weights(value, raw):
-    """The moving averages where there are any, else, or where `raw`, the weights as they were trained."""
-    weights = state_dict(value)
-    average = _average(value, weights)
-    chosen, trained = {}, {}
-    for name, tensor in weights.items():
-        if _COPY.match(name):
-            continue
-        is_trained = _RAW.match(name)
-        target = trained if is_trained else chosen
-        short = _below_flow(name[is_trained.end() :] if is_trained else name)
-        if short in target:
+def below_flow(tensors):
+    """The tensors by their names below the flow."""
+    found = {}
+    for name, tensor in tensors.items():
+        short = normalised(name) or _below_butterflies(name)
+        if short is None:
+            raise ImportRefused(f"FILE: {shown(name)!r}: no tensor of a waveform flow")
+        if short in found:
             raise ImportRefused(f"FILE: {shown(short)} occurs twice, under different prefixes")
-        target[short] = tensor
-    for name, tensor in (trained if raw else average).items():
-        if name not in chosen:
-            raise ImportRefused(f"FILE: {shown(name)} is in a copy of the weights, but not in the model")
-        chosen[name] = tensor
-    return Weights(chosen, averaged=bool(average) and not raw)
+        found[short] = tensor
+    return found
 
 
-class _Source:
-    """Hands out each tensor once, checked; what is left at the end is an error."""
+class _Source(Source):
+    """Beside the checkpoint's tensors those of --extra, each handed out once."""
 
     def __init__(self, file, tensors, extra):
-        self._file, self._tensors = file, dict(tensors)
+        super().__init__(file, tensors)
         self._extra = extra
         self.missing_extra = []
-
-    def __contains__(self, name):
-        return name in self._tensors
-
-    def shape(self, name):
-        if name not in self._tensors:
-            raise ImportRefused(f"FILE: {name} is missing")
-        return self._tensors[name].shape
-
-    def take(self, name, *shape):
-        found = self.shape(name)
-        if found != shape:
-            raise ImportRefused(f"FILE: {name} has shape {list(found)}, expected {list(shape)}")
-        tensor = self._tensors.pop(name)
-        if tensor.dtype != "float32":
-            raise ImportRefused(f"FILE: {name} has dtype {tensor.dtype}, the reference's weights are float32")
-        array = self._file.array(tensor, name)
-        if not np.isfinite(array).all():
-            raise ImportRefused(f"FILE: {name} has values that are not finite")
-        return array
 
     def take_extra(self, name, *shape):
         """None where it is missing: all of these are listed together."""
@@ -131,8 +56,7 @@ class _Source:
         return array
 
     def finish(self):
-        if self._tensors:
-            raise ImportRefused(f"FILE: {shown(next(iter(self._tensors)))}: an unexpected tensor")
+        super().finish()
         if self.missing_extra:
             raise ImportRefused(
                 "the reference does not save the permutation P and the signs sign_S of its LU layers with the weights; "
@@ -170,41 +94,6 @@ def _lu(source, prefix, channels):
     return tensors
 
 
-def _butterfly(source, prefix, size):
-    """(fields of the layer, tensors); (None, {}) where a layer has no factors. The order is read from the shapes."""
-    shapes, tensors = [], {}
-    while f"{prefix}model.{len(shapes)}.w1" in source:
-        name = f"{prefix}model.{len(shapes)}.w1"
-        shape = source.shape(name)
-        level = shape[0].bit_length() - 1 if shape and shape[0] else 0
-        if not (
-            len(shape) == 4
-            and shape[0] == 1 << level
-            and shape[1] == shape[3] == 2
-            and size % (2 << level) == 0
-            and shape[2] in (1, size >> (level + 1))
-        ):
-            raise ImportRefused(f"FILE: {name} has shape {list(shape)}, no factor of a butterfly on {size} values")
-        tensors[f"factors.{len(shapes)}"] = source.take(name, *shape)
-        shapes.append(shape)
-    if not shapes:
-        return None, {}
-    order = [shape[0].bit_length() - 1 for shape in shapes]
-    count = max(order) + 1
-    shared = all(shape[2] == 1 for shape in shapes)
-    if not shared and any(shape[2] != size >> (level + 1) for shape, level in zip(shapes, order)):
-        raise ImportRefused(f"FILE: {prefix}model: some factors share their weights, others do not")
-    up = list(range(count))
-    fields = {"kind": "butterfly", "factors": count, "shared": shared}
-    if order == up + up[::-1]:
-        fields["bi_direction"] = True
-    elif order in (up, up[::-1]):
-        fields["order"] = "widest_first" if order == up else "narrowest_first"
-    else:
-        raise ImportRefused(f"FILE: {prefix}model: factors of levels {order}, in no order of the reference")
-    return fields, tensors
-
-
 def _coupling(source, prefix, half):
     """Linear layers 0, 2, 4 of both nets; the activations between them are 1 and 3."""
     hidden = source.shape(prefix + "scale_net.0.bias")
@@ -227,7 +116,7 @@ def _block(source, level, block, steps, channels):
     layers = [
         ({"kind": "act_norm"}, norm),
         ({"kind": "lu_matmul"}, _lu(source, name("luinvmm"), channels)),
-        _butterfly(source, name("butterfly"), steps * channels),
+        butterfly(source, name("butterfly"), steps * channels, may_share=True),
         _coupling(source, name("coupling"), channels // 2),
     ]
     return [layer for layer in layers if layer[0] is not None]
@@ -239,30 +128,22 @@ def _counts(tensors):
     for name in tensors:
         _, level, _, _, block, _ = _KEY.fullmatch(name).groups()
         levels, blocks = max(levels, int(level) + 1), max(blocks, int(block) + 1)
-    if levels > LEVELS_MAX or levels * blocks > BLOCKS_MAX:
-        raise ImportRefused(
-            f"FILE: {levels} levels of {blocks} blocks, at most {LEVELS_MAX} levels and {BLOCKS_MAX} blocks in all"
-        )
+    check_counts(levels, levels * blocks)
     return levels, blocks
-
-
-def _agree(what, config, checkpoint):
-    if config is not None and config != checkpoint:
-        raise ImportRefused(f"--config: {what} is {shown(config)}, the checkpoint has {shown(checkpoint)}")
 
 
 def _agree_layer(settings, level, fields):
     if fields["kind"] == "affine_coupling":
-        _agree("hidden", settings.hidden, fields["hidden"])
+        agree("hidden", settings.hidden, fields["hidden"])
     if fields["kind"] != "butterfly":
         return
     if settings.factors is not None:
-        _agree(f"the number of factors on level {level}", max(settings.factors - level, 0), fields["factors"])
-    _agree("bi_direction", settings.bi_direction, fields.get("bi_direction", False))
+        agree(f"the number of factors on level {level}", max(settings.factors - level, 0), fields["factors"])
+    agree("bi_direction", settings.bi_direction, fields.get("bi_direction", False))
     if fields["factors"] > 1 and "order" in fields:
-        _agree("reverse_perm", settings.reverse_perm, fields["order"] == "widest_first")
+        agree("reverse_perm", settings.reverse_perm, fields["order"] == "widest_first")
     if not fields["shared"]:
-        _agree("shared", settings.shared, False)
+        agree("shared", settings.shared, False)
 
 
 def _flow_spec(settings, channel_count, levels):
@@ -297,8 +178,8 @@ def convert(file, tensors, extra, settings):
             )
         shorter[short] = array
     level_count, block_count = _counts(tensors)
-    _agree("the number of levels", settings.levels, level_count)
-    _agree("the number of blocks", settings.blocks, block_count)
+    agree("the number of levels", settings.levels, level_count)
+    agree("the number of blocks", settings.blocks, block_count)
     source = _Source(file, tensors, shorter)
     first = source.shape("blocks.0.bn_flow_0_0.weight")
     channels = first[1] if len(first) == 2 else 0
@@ -306,7 +187,7 @@ def convert(file, tensors, extra, settings):
         raise ImportRefused(
             f"FILE: blocks.0.bn_flow_0_0.weight has shape {list(first)}, expected [1, an even number of channels]"
         )
-    _agree("the number of channels", settings.channel_count, channels // 2)
+    agree("the number of channels", settings.channel_count, channels // 2)
     levels, converted, steps = [], {}, settings.time_steps
     for level in range(level_count):
         # Squeeze doubles the channels; the split before it halved them: the same number on every level.
@@ -320,7 +201,7 @@ def convert(file, tensors, extra, settings):
                 and settings.factors > level
                 and not any(f["kind"] == "butterfly" for f, _ in block)
             ):
-                _agree(f"the number of factors on level {level}", settings.factors - level, 0)
+                agree(f"the number of factors on level {level}", settings.factors - level, 0)
             for k, (fields, arrays) in enumerate(block):
                 _agree_layer(settings, level, fields)
                 converted.update({f"levels.{level}.blocks.{b}.{k}.{name}": array for name, array in arrays.items()})

@@ -13,23 +13,15 @@ from importing import (
     BIN,
     CHECKPOINT,
     CONFIG,
-    DATA,
     EXTRA,
     ROOT,
     ImportCase,
     golden_extra,
     golden_weights,
     safetensors_io,
+    spec_of,
 )
 from torch_writer import T, archive, records_of, torch_bytes
-
-CHECK = BIN.parent / "tests/imported_check"
-
-
-def spec_of(version):
-    data = (version / "model.safetensors").read_bytes()
-    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    return json.loads(header["__metadata__"]["flow_spec"])
 
 
 def without_butterflies(weights):
@@ -41,22 +33,15 @@ class ImportTest(ImportCase):
         return collections.OrderedDict((rename(name), T(array)) for name, array in weights.items()) | more
 
     def check(self, version):
-        """Against what the reference computes with these weights."""
-        done = subprocess.run(
-            [CHECK, version, DATA / "ck_wave_expected.safetensors"], capture_output=True, text=True, timeout=100
-        )
-        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        self.check_version(version, "ck_wave_expected")
 
     def check_fails(self, version):
-        done = subprocess.run(
-            [CHECK, version, DATA / "ck_wave_expected.safetensors"], capture_output=True, text=True, timeout=100
-        )
-        self.assertEqual(done.returncode, 1, done.stdout + done.stderr)
+        self.check_version(version, "ck_wave_expected", status=1)
 
     def test_the_golden_checkpoint(self):
         version = self.imported(CHECKPOINT)
         self.check(version)
-        spec = spec_of(version)
+        spec = spec_of(version / "model.safetensors")
         self.assertEqual(spec["dequantisation"], "none")
         self.assertEqual(spec["sensitivity"], "patient")
         self.assertEqual(stat.S_IMODE((version / "model.safetensors").stat().st_mode), 0o600)
@@ -95,6 +80,19 @@ class ImportTest(ImportCase):
         self.assertIn("version 7", done.stdout)
         self.assertIn("assumed: sampling_rate_hz 125, sensitivity patient, dequantisation none", done.stderr)
         self.check(self.repository / "wave/7")
+
+    def test_the_installed_script(self):
+        prefix = self.folder / "prefix"
+        install = ["cmake", "--install", BIN.parent, "--component", "importer", "--prefix", prefix]
+        subprocess.run(install, check=True, capture_output=True)
+        (prefix / "bin").mkdir()
+        (prefix / "bin/bflow-train").symlink_to(BIN / "bflow-train")
+        script = prefix / "share/butterflyflow/import_reference/import_reference.py"
+        version = subprocess.run([sys.executable, script, "--version"], capture_output=True, text=True, check=True)
+        self.assertRegex(version.stdout, r"import_reference\.py [0-9]+\.[0-9]+\.[0-9]+\n")
+        arguments = [a for a in self.arguments(CHECKPOINT) if not a.startswith("--program")]
+        subprocess.run([sys.executable, script, *arguments], capture_output=True, check=True)
+        self.check(self.repository / "wave/1")
 
     def test_a_version_is_never_overwritten(self):
         before = (self.imported(CHECKPOINT) / "manifest.json").read_bytes()
@@ -232,7 +230,7 @@ class ImportTest(ImportCase):
                     changed |= {f"{prefix}{k}.w1": factor for k, factor in enumerate(factors)}
             file = self.write("a.pt", torch_bytes(self.state_dict(changed)))
             version = self.imported(file, config={"T": 64}, model=case)
-            block = spec_of(version)["levels"][0]["blocks"][0]
+            block = spec_of(version / "model.safetensors")["levels"][0]["blocks"][0]
             if case == "none":
                 self.assertEqual([layer["kind"] for layer in block], ["act_norm", "lu_matmul", "affine_coupling"])
                 continue
@@ -266,13 +264,13 @@ class ImportTest(ImportCase):
             "sensitivity": "none",
             "allow_sampling": False,
         }
-        spec = spec_of(self.imported(CHECKPOINT, config=config))
+        spec = spec_of(self.imported(CHECKPOINT, config=config) / "model.safetensors")
         self.assertEqual([c["name"] for c in spec["channels"]], ["PLETH", "ABP"])
         self.assertEqual([(c["input_min"], c["input_max"]) for c in spec["channels"]], [(0, 0), (-9, 9)])
         self.assertEqual([(c["lo"], c["hi"]) for c in spec["channels"]], [(-4, 9), (0, 5)])
         self.assertEqual((spec["sampling_rate_hz"], spec["sensitivity"], spec["allow_sampling"]), (62.5, "none", False))
         del config["channels"]
-        spec = spec_of(self.imported(CHECKPOINT, config=config, model="names"))
+        spec = spec_of(self.imported(CHECKPOINT, config=config, model="names") / "model.safetensors")
         self.assertEqual([c["name"] for c in spec["channels"]], ["PLETH", "ABP"])
 
     def test_a_model_of_converter_codes(self):
