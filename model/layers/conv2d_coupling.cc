@@ -35,9 +35,10 @@ Conv2dCouplingLayer::Conv2dCouplingLayer(int64_t channels, int64_t hidden, at::G
     const at::Tensor direction =
         at::randn({widths[n + 1], widths[n], kernels[n], kernels[n]}, generator, at::kDouble) *
         0.05;
+    const at::Tensor gain = DirectionNorms(direction);  // before direction may want a gradient
     Convolution& convolution = net_[n];
     convolution.direction = module->register_parameter("direction", direction.to(dtype));
-    convolution.gain = module->register_parameter("gain", DirectionNorms(direction).to(dtype));
+    convolution.gain = module->register_parameter("gain", gain.to(dtype));
     convolution.bias = module->register_parameter("bias", at::zeros({widths[n + 1]}, dtype));
     convolution.padding = kernels[n] / 2;
   }
