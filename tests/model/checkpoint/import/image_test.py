@@ -86,6 +86,11 @@ class ImageTest(ImageCase):
             },
         )
 
+    def test_what_bflow_train_writes(self):
+        self.check_version(self.imported(IMAGE_CHECKPOINT, model="image"), "ck_image_expected")
+        for k, file in enumerate(EMA_FILES):
+            self.check_version(self.imported(file, model=f"ema-{k}"), "ck_image_ema_expected")
+
     def test_averages_and_the_weights_in_training(self):
         config = changed(use_ema=True)
         for file in EMA_FILES:
