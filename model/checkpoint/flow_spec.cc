@@ -93,6 +93,26 @@ class TensorLister {
     }
   }
 
+  void Add(const EmergingConvSpec& spec, const LevelShape& shape) {
+    const int64_t c = shape.channels;
+    for (int n = 0; n < 2; ++n) {
+      Tensor(absl::StrCat(n, ".weight"), {c, c, spec.kernel, spec.kernel});
+      Tensor(absl::StrCat(n, ".log_diagonal"), {c}, TensorRule::kLog);
+    }
+  }
+
+  void Add(const PeriodicConvSpec& spec, const LevelShape& shape) {
+    Tensor("weight", {shape.channels, shape.channels, spec.kernel, spec.kernel});
+  }
+
+  void Add(const WoodburySpec& spec, const LevelShape& shape) {
+    for (const auto& [name, size] :
+         {std::pair("channel", shape.channels), std::pair("spatial", shape.positions())}) {
+      Tensor(absl::StrCat(name, ".left"), {size, spec.rank});
+      Tensor(absl::StrCat(name, ".right"), {spec.rank, size});
+    }
+  }
+
   void Add(const PermutationSpec&, const LevelShape& shape) {
     Tensor("permutation", {shape.size()}, TensorRule::kPermutation);
   }
@@ -139,6 +159,9 @@ std::string_view LayerKind(const LayerSpec& layer) {
         if constexpr (std::is_same_v<T, AffineCouplingSpec>) return "affine_coupling";
         if constexpr (std::is_same_v<T, Conv1dCouplingSpec>) return "conv1d_coupling";
         if constexpr (std::is_same_v<T, Conv2dCouplingSpec>) return "conv2d_coupling";
+        if constexpr (std::is_same_v<T, EmergingConvSpec>) return "emerging_conv";
+        if constexpr (std::is_same_v<T, PeriodicConvSpec>) return "periodic_conv";
+        if constexpr (std::is_same_v<T, WoodburySpec>) return "woodbury";
         if constexpr (std::is_same_v<T, PermutationSpec>) return "permutation";
         if constexpr (std::is_same_v<T, LogitSpec>) return "logit";
         if constexpr (std::is_same_v<T, WhiteningSpec>) return "whitening";

@@ -96,6 +96,26 @@ struct Conv2dCouplingSpec {
   int hidden = 512;
 };
 
+// Images only. Two k x k convolutions that are autoregressive in opposite orders of the pixels and
+// channels (Hoogeboom et al. 2019), log_det = H W sum(log_diagonal of both). Parameters:
+// N.{weight,log_diagonal}, N = 0 (a pixel from those before it), 1 (from those after it), weight
+// [C,C,k,k] of which the entries outside the order and the diagonal are ignored, log_diagonal [C].
+struct EmergingConvSpec {
+  int kernel = 3;  // odd
+};
+
+// Images only. A k x k convolution on the torus, inverted and its determinant taken frequency by
+// frequency (Hoogeboom et al. 2019). Parameter: weight [C,C,k,k].
+struct PeriodicConvSpec {
+  int kernel = 3;  // odd, at most H and W
+};
+
+// Images only. y = (I + left right) on the channels, then on the positions (Lu and Huang 2020).
+// Parameters: channel.left [C,r], channel.right [r,C], spatial.left [HW,r], spatial.right [r,HW].
+struct WoodburySpec {
+  int rank = 8;
+};
+
 // A fixed permutation of the whole event: out[k] = in[permutation[k]]. Buffer: permutation I64 [D].
 struct PermutationSpec {};
 
@@ -115,10 +135,12 @@ struct WhiteningSpec {
 
 using LayerSpec =
     std::variant<ActNormSpec, LuMatmulSpec, Conv1x1Spec, ButterflySpec, AffineCouplingSpec,
-                 Conv1dCouplingSpec, Conv2dCouplingSpec, PermutationSpec, LogitSpec, WhiteningSpec>;
+                 Conv1dCouplingSpec, Conv2dCouplingSpec, EmergingConvSpec, PeriodicConvSpec,
+                 WoodburySpec, PermutationSpec, LogitSpec, WhiteningSpec>;
 
 // The JSON word: "act_norm", "lu_matmul", "conv1x1", "butterfly", "affine_coupling",
-// "conv1d_coupling", "conv2d_coupling", "permutation", "logit", "whitening".
+// "conv1d_coupling", "conv2d_coupling", "emerging_conv", "periodic_conv", "woodbury",
+// "permutation", "logit", "whitening".
 std::string_view LayerKind(const LayerSpec& layer);
 
 // Its log-determinant depends on the data: a feature of the anomaly score.

@@ -116,13 +116,16 @@ absl::Status ReadFields(const std::string& kind, ObjectReader& reader, LayerSpec
     reader.Read("dilation", &coupling->dilation, kOptional);
   } else if (kind == "conv2d_coupling") {
     reader.Read("hidden", &Become<Conv2dCouplingSpec>(layer)->hidden, kOptional);
+  } else if (kind == "emerging_conv") {
+    reader.Read("kernel", &Become<EmergingConvSpec>(layer)->kernel, kOptional);
+  } else if (kind == "periodic_conv") {
+    reader.Read("kernel", &Become<PeriodicConvSpec>(layer)->kernel, kOptional);
+  } else if (kind == "woodbury") {
+    reader.Read("rank", &Become<WoodburySpec>(layer)->rank, kOptional);
   } else if (kind == "whitening") {
     reader.Read("order", &Become<WhiteningSpec>(layer)->order, kOptional);
   } else {
-    return Fault(reader.Path("kind"),
-                 "expected \"act_norm\", \"lu_matmul\", \"conv1x1\", \"butterfly\", "
-                 "\"affine_coupling\", \"conv1d_coupling\", \"conv2d_coupling\", "
-                 "\"permutation\", \"logit\" or \"whitening\"");
+    return Fault(reader.Path("kind"), "not a kind of layer that docs/checkpoint_format.md lists");
   }
   return reader.Finish();
 }
@@ -181,6 +184,9 @@ Json LayerToJson(const LayerSpec& layer) {
   if (const auto* coupling = std::get_if<Conv2dCouplingSpec>(&layer)) {
     json["hidden"] = coupling->hidden;
   }
+  if (const auto* conv = std::get_if<EmergingConvSpec>(&layer)) json["kernel"] = conv->kernel;
+  if (const auto* conv = std::get_if<PeriodicConvSpec>(&layer)) json["kernel"] = conv->kernel;
+  if (const auto* woodbury = std::get_if<WoodburySpec>(&layer)) json["rank"] = woodbury->rank;
   if (const auto* whitening = std::get_if<WhiteningSpec>(&layer)) {
     json["order"] = whitening->order;
   }

@@ -25,6 +25,7 @@ constexpr int64_t kMaxMatmulChannels = 4096;
 constexpr int64_t kMaxConv1x1Channels = 1024;  // a loader computes the determinant: C^3 steps
 constexpr int kMaxKernel = 255;
 constexpr int kMaxDilation = 4096;
+constexpr int kMaxRank = 1024;
 constexpr int kMaxWhiteningOrder = 256;
 constexpr int64_t kMaxTensors = 65536;  // of a model file
 
@@ -165,6 +166,9 @@ absl::Status CheckPlace(const LayerSpec& layer, const std::string& path, Place p
                              std::holds_alternative<Conv1dCouplingSpec>(layer) ||
                              std::holds_alternative<WhiteningSpec>(layer);
   const bool image_only = std::holds_alternative<Conv1x1Spec>(layer) ||
+                          std::holds_alternative<EmergingConvSpec>(layer) ||
+                          std::holds_alternative<PeriodicConvSpec>(layer) ||
+                          std::holds_alternative<WoodburySpec>(layer) ||
                           std::holds_alternative<Conv2dCouplingSpec>(layer);
   const std::string kind(LayerKind(layer));
   if (shape.is_image ? waveform_only : image_only) {
@@ -227,9 +231,8 @@ struct LayerChecker {
   absl::Status operator()(const Conv1dCouplingSpec& c) {
     tensors = 6;
     BFLOW_RETURN_IF_ERROR(CheckRange(path + ".hidden", c.hidden, 1, kMaxHidden));
-    BFLOW_RETURN_IF_ERROR(CheckRange(path + ".kernel", c.kernel, 1, kMaxKernel));
+    BFLOW_RETURN_IF_ERROR(CheckKernel(c.kernel, kMaxKernel));
     BFLOW_RETURN_IF_ERROR(CheckRange(path + ".dilation", c.dilation, 1, kMaxDilation));
-    if (c.kernel % 2 == 0) return Fault(path + ".kernel", "expected an odd number");
     return CheckHalves();
   }
   absl::Status operator()(const Conv2dCouplingSpec& c) {
@@ -237,6 +240,18 @@ struct LayerChecker {
     BFLOW_RETURN_IF_ERROR(CheckRange(path + ".hidden", c.hidden, 1, kMaxHidden));
     if (shape.channels >= 2) return absl::OkStatus();
     return Fault(path, "acts on 1 channel, a coupling needs at least 2");
+  }
+  absl::Status operator()(const EmergingConvSpec& c) {
+    tensors = 4;
+    return CheckKernel(c.kernel, kMaxKernel);
+  }
+  absl::Status operator()(const PeriodicConvSpec& c) {
+    tensors = 1;
+    return CheckKernel(c.kernel, std::min(shape.height, shape.width));
+  }
+  absl::Status operator()(const WoodburySpec& w) {
+    tensors = 4;
+    return CheckRange(path + ".rank", w.rank, 1, kMaxRank);
   }
   absl::Status operator()(const PermutationSpec&) {
     tensors = 1;
@@ -251,6 +266,10 @@ struct LayerChecker {
                                                shape.height, " time steps"));
   }
 
+  absl::Status CheckKernel(int kernel, int64_t max) const {
+    BFLOW_RETURN_IF_ERROR(CheckRange(path + ".kernel", kernel, 1, max));
+    return kernel % 2 == 1 ? absl::OkStatus() : Fault(path + ".kernel", "expected an odd number");
+  }
   absl::Status CheckHalves() const {
     if (shape.channels % 2 == 0) return absl::OkStatus();
     return Fault(path, absl::StrCat("acts on ", shape.channels,

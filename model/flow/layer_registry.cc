@@ -7,9 +7,12 @@
 #include "model/layers/butterfly.h"
 #include "model/layers/conv1x1.h"
 #include "model/layers/conv2d_coupling.h"
+#include "model/layers/emerging_conv.h"
 #include "model/layers/logit.h"
 #include "model/layers/lu_matmul.h"
+#include "model/layers/periodic_conv.h"
 #include "model/layers/permutation.h"
+#include "model/layers/woodbury.h"
 
 namespace bflow {
 namespace {
@@ -45,6 +48,24 @@ std::shared_ptr<Bijector> MakeConv2dCoupling(const LayerSpec& spec, const LevelS
                                              at::Generator& generator, at::ScalarType dtype) {
   return std::make_shared<Conv2dCouplingLayer>(
       shape.channels, std::get<Conv2dCouplingSpec>(spec).hidden, generator, dtype);
+}
+
+std::shared_ptr<Bijector> MakeEmergingConv(const LayerSpec& spec, const LevelShape& shape,
+                                           at::Generator& generator, at::ScalarType dtype) {
+  return std::make_shared<EmergingConvLayer>(
+      shape.channels, std::get<EmergingConvSpec>(spec).kernel, generator, dtype);
+}
+
+std::shared_ptr<Bijector> MakePeriodicConv(const LayerSpec& spec, const LevelShape& shape,
+                                           at::Generator& generator, at::ScalarType dtype) {
+  return std::make_shared<PeriodicConvLayer>(shape, std::get<PeriodicConvSpec>(spec).kernel,
+                                             generator, dtype);
+}
+
+std::shared_ptr<Bijector> MakeWoodbury(const LayerSpec& spec, const LevelShape& shape,
+                                       at::Generator& generator, at::ScalarType dtype) {
+  return std::make_shared<WoodburyLayer>(shape, std::get<WoodburySpec>(spec).rank, generator,
+                                         dtype);
 }
 
 std::shared_ptr<Bijector> MakePermutation(const LayerSpec&, const LevelShape& shape,

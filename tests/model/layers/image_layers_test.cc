@@ -1,5 +1,7 @@
 // The layers of images against the laws, and what is particular to each.
+#include <algorithm>
 #include <cmath>
+#include <cstdlib>
 
 #include "ATen/CPUGeneratorImpl.h"
 #include "ATen/ops/arange.h"
@@ -13,9 +15,12 @@
 #include "model/layers/butterfly.h"
 #include "model/layers/conv1x1.h"
 #include "model/layers/conv2d_coupling.h"
+#include "model/layers/emerging_conv.h"
 #include "model/layers/logit.h"
+#include "model/layers/periodic_conv.h"
 #include "model/layers/permutation.h"
 #include "model/layers/squeeze.h"
+#include "model/layers/woodbury.h"
 #include "tests/model/layers/bijector_laws.h"
 
 namespace bflow {
@@ -106,6 +111,63 @@ TEST(Conv2dCouplingLayer, TheLengthOfADirectionDoesNotMatter) {
   EXPECT_LT(MaxAbs(layer.Forward(x).value - before), 1e-12);
   parameters["net.1.gain"].mul_(2);
   EXPECT_GT(MaxAbs(layer.Forward(x).value - before), 1e-3);
+}
+
+TEST(EmergingConvLayer, Laws) {
+  for (const int64_t kernel : {1, 3}) {
+    at::Generator generator = Seeded(30);
+    EmergingConvLayer layer(2, kernel, generator, at::kDouble);
+    Perturb(layer, 0.2);  // also what lies outside the order, which must not count
+    ExpectLaws(SubjectOf(layer), Gauss({2, 2, 3, 4}, 31));
+  }
+}
+
+// Changing a pixel of the input changes what is around it on all sides, and nothing further than
+// two kernels away.
+TEST(EmergingConvLayer, TogetherBothHalvesSeeASquare) {
+  at::Generator generator = Seeded(32);
+  EmergingConvLayer layer(2, 3, generator, at::kDouble);
+  Perturb(layer, 0.2);
+  const c10::NoGradGuard no_grad;
+  const at::Tensor x = Gauss({1, 2, 7, 7}, 33);
+  at::Tensor moved = x.clone();
+  moved[0][0][3][3] += 1;
+  const at::Tensor change = (layer.Forward(moved).value - layer.Forward(x).value).abs().sum(1)[0];
+  for (int64_t h = 0; h < 7; ++h) {
+    for (int64_t w = 0; w < 7; ++w) {
+      const int64_t distance = std::max(std::abs(h - 3), std::abs(w - 3));
+      const double size = change[h][w].item<double>();
+      EXPECT_TRUE(distance > 1 || size > 0) << h << " " << w;
+      EXPECT_TRUE(distance <= 2 || size == 0) << h << " " << w;
+    }
+  }
+}
+
+TEST(PeriodicConvLayer, Laws) {
+  for (const LevelShape& shape : {LevelShape{2, 3, 4, true}, LevelShape{3, 2, 3, true}}) {
+    const int64_t kernel = shape.height >= 3 ? 3 : 1;
+    at::Generator generator = Seeded(34);
+    PeriodicConvLayer layer(shape, kernel, generator, at::kDouble);
+    Perturb(layer, 0.1);
+    ExpectLaws(SubjectOf(layer), Gauss({2, shape.channels, shape.height, shape.width}, 35));
+  }
+}
+
+TEST(PeriodicConvLayer, ARolledImageGivesTheRolledResult) {
+  at::Generator generator = Seeded(36);
+  PeriodicConvLayer layer({2, 4, 5, true}, 3, generator, at::kDouble);
+  Perturb(layer, 0.1);
+  const c10::NoGradGuard no_grad;
+  const at::Tensor x = Gauss({2, 2, 4, 5}, 37);
+  const at::Tensor rolled = layer.Forward(x.roll({1, 2}, {2, 3})).value;
+  EXPECT_LT(MaxAbs(rolled - layer.Forward(x).value.roll({1, 2}, {2, 3})), 1e-12);
+}
+
+TEST(WoodburyLayer, Laws) {
+  at::Generator generator = Seeded(38);
+  WoodburyLayer layer({3, 2, 4, true}, 2, generator, at::kDouble);
+  Perturb(layer, 0.3);
+  ExpectLaws(SubjectOf(layer), Gauss({2, 3, 2, 4}, 39));
 }
 
 TEST(PermutationLayer, LawsAndDirection) {
