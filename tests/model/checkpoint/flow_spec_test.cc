@@ -262,6 +262,30 @@ TEST(FlowSpecTest, TheImageConfigsHaveTheParametersOfThePaper) {
   }
 }
 
+TEST(FlowSpecTest, TheBaselinesStandWhereTheButterflyDoes) {
+  FlowSpec spec = PaperImageSpec(2, 3, 0);
+  spec.levels[0].blocks[0].insert(spec.levels[0].blocks[0].begin() + 2, EmergingConvSpec{5});
+  spec.levels[0].blocks[1].insert(spec.levels[0].blocks[1].begin() + 2, PeriodicConvSpec{7});
+  spec.levels[0].blocks[2].insert(spec.levels[0].blocks[2].begin() + 2, WoodburySpec{4});
+  const std::string json = FlowSpecToJson(spec);
+  auto parsed = ParseFlowSpec(json);
+  ASSERT_TRUE(parsed.ok()) << parsed.status();
+  EXPECT_EQ(FlowSpecToJson(*parsed), json);
+  EXPECT_EQ(std::get<EmergingConvSpec>(parsed->levels[0].blocks[0][2]).kernel, 5);
+  EXPECT_EQ(std::get<PeriodicConvSpec>(parsed->levels[0].blocks[1][2]).kernel, 7);
+  EXPECT_EQ(std::get<WoodburySpec>(parsed->levels[0].blocks[2][2]).rank, 4);
+  std::vector<std::string> names;
+  for (const TensorSpec& tensor : ExpectedTensors(spec)) {
+    if (tensor.name.starts_with("levels.0.blocks.2.2.")) names.push_back(tensor.name.substr(20));
+  }
+  EXPECT_THAT(names, ElementsAre("channel.left", "channel.right", "spatial.left", "spatial.right"));
+  std::get<PeriodicConvSpec>(spec.levels[0].blocks[1][2]).kernel = 17;
+  EXPECT_THAT(std::string(ValidateFlowSpec(spec).message()),
+              HasSubstr("levels[0].blocks[1][2].kernel: is 17, expected 1 to 16"));
+  std::get<PeriodicConvSpec>(spec.levels[0].blocks[1][2]).kernel = 4;
+  EXPECT_THAT(std::string(ValidateFlowSpec(spec).message()), HasSubstr("expected an odd number"));
+}
+
 TEST(FlowSpecTest, ALayerOfWaveformsIsRefusedInAnImage) {
   FlowSpec spec = PaperImageSpec(2, 1, 1);
   spec.levels[0].blocks[0][1] = LuMatmulSpec{};
