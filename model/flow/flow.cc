@@ -9,6 +9,7 @@
 #include "c10/core/GradMode.h"
 #include "model/checkpoint/repository.h"
 #include "model/flow/materialize.h"
+#include "model/layers/conv2d_coupling.h"
 #include "model/layers/squeeze.h"
 
 namespace bflow {
@@ -223,6 +224,12 @@ void Flow::InitialiseFrom(const at::Tensor& x) {
 void Flow::MoveTo(at::Device device) {
   to(device);
   device_ = device;
+}
+
+void Flow::UseBfloat16Convolutions(bool use) {
+  for (const auto& module : modules()) {
+    if (auto* coupling = module->as<Conv2dCouplingLayer>()) coupling->UseBfloat16(use);
+  }
 }
 
 void Flow::Freeze() {

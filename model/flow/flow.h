@@ -60,6 +60,8 @@ class Flow : public torch::nn::Module {
   // Data-dependent initialisation, layer by layer: each is initialised, then feeds the next.
   void InitialiseFrom(const at::Tensor& x);
   void Freeze();
+  // Whether the convolutions of image couplings that are not frozen compute in bfloat16.
+  void UseBfloat16Convolutions(bool use);
 
   const FlowSpec& spec() const { return spec_; }
   at::ScalarType dtype() const { return dtype_; }

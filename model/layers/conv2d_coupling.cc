@@ -52,9 +52,13 @@ at::Tensor Conv2dCouplingLayer::Weight(const Convolution& c) {
 std::array<at::Tensor, 2> Conv2dCouplingLayer::Net(const at::Tensor& z1) const {
   // Channels last is the order in which the convolutions of both devices are fastest.
   at::Tensor h = z1.contiguous(at::MemoryFormat::ChannelsLast);
+  const at::ScalarType outside = z1.scalar_type();
+  const at::ScalarType inside = bfloat16_ ? at::kBFloat16 : outside;
   for (size_t n = 0; n < net_.size(); ++n) {
     if (n > 0) h = at::elu(h);
-    h = at::conv2d(h, Weight(net_[n]), net_[n].bias, /*stride=*/1, net_[n].padding);
+    h = at::conv2d(h.to(inside), Weight(net_[n]).to(inside), net_[n].bias.to(inside), /*stride=*/1,
+                   net_[n].padding)
+            .to(outside);
   }
   const int64_t half = channels_ / 2;
   return {h.narrow(1, 0, half), h.narrow(1, half, half)};

@@ -28,6 +28,9 @@ class Conv2dCouplingLayer : public Bijector {
   // m) / (s + 1e-6). The last one gets gain 0 and bias 0: every coupling starts as z2 sigmoid(2).
   void InitialiseFrom(const at::Tensor& x) override;
   void Freeze() override;
+  // Inputs, weights and results of the convolutions are rounded to bfloat16 from now on; parameters
+  // and all else stay as they are. For training.
+  void UseBfloat16(bool use) { bfloat16_ = use; }
 
  protected:
   struct Convolution {
@@ -42,6 +45,7 @@ class Conv2dCouplingLayer : public Bijector {
 
   int64_t channels_;
   std::array<Convolution, 3> net_;
+  bool bfloat16_ = false;
 };
 
 }  // namespace bflow

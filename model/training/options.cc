@@ -2,8 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <functional>
-#include <limits>
 #include <map>
 #include <set>
 #include <utility>
@@ -16,42 +14,11 @@
 #include "base/names.h"
 #include "base/status.h"
 #include "model/checkpoint/repository.h"
+#include "model/training/flag_values.h"
 #include "model/training/presets.h"
 
 namespace bflow {
 namespace {
-
-absl::Status Bad(const std::string& flag, const std::string& expected) {
-  return absl::InvalidArgumentError(absl::StrCat("--", flag, ": expected ", expected));
-}
-
-absl::Status ParseInteger(const std::string& flag, const std::string& text, int64_t least,
-                          std::optional<int64_t>* out) {
-  int64_t value;
-  if (!absl::SimpleAtoi(text, &value) || value < least) {
-    return Bad(flag, absl::StrCat("an integer of at least ", least));
-  }
-  *out = value;
-  return absl::OkStatus();
-}
-
-absl::Status ParseReal(const std::string& flag, const std::string& text, double least, double most,
-                       double* out) {
-  double value;
-  if (!absl::SimpleAtod(text, &value) || !(value >= least && value <= most)) {
-    return Bad(flag, absl::StrCat("a number from ", least, " to ", most));
-  }
-  *out = value;
-  return absl::OkStatus();
-}
-
-absl::Status ParseOptionalReal(const std::string& flag, const std::string& text, double least,
-                               double most, std::optional<double>* out) {
-  double value = 0;
-  BFLOW_RETURN_IF_ERROR(ParseReal(flag, text, least, most, &value));
-  *out = value;
-  return absl::OkStatus();
-}
 
 absl::Status ParseNames(const std::string& flag, const std::string& text,
                         std::vector<std::string>* out) {
@@ -77,7 +44,7 @@ absl::Status ParseChannelSteps(const std::string& text, std::vector<double>* out
   return absl::OkStatus();
 }
 
-absl::Status ParseSensitivity(const std::string& text, Sensitivity* out) {
+absl::Status ParseSensitivity(const std::string& text, std::optional<Sensitivity>* out) {
   if (text != "patient" && text != "none") return Bad("sensitivity", "patient or none");
   *out = text == "none" ? Sensitivity::kNone : Sensitivity::kPatient;
   return absl::OkStatus();
@@ -95,25 +62,23 @@ absl::Status ParseEmaScheme(const std::string& text, std::optional<EmaScheme>* o
   return absl::OkStatus();
 }
 
-using Handler = std::function<absl::Status(const std::string&)>;
-
-std::map<std::string, Handler> MakeHandlers(TrainOptions* o) {
-  auto text = [](std::string* out) -> Handler {
+std::map<std::string, FlagHandler> MakeHandlers(TrainOptions* o) {
+  auto text = [](std::string* out) -> FlagHandler {
     return [out](const std::string& value) {
       *out = value;
       return absl::OkStatus();
     };
   };
-  auto integer = [](const char* flag, int64_t least, std::optional<int64_t>* out) -> Handler {
+  auto integer = [](const char* flag, int64_t least, std::optional<int64_t>* out) -> FlagHandler {
     return [=](const std::string& value) { return ParseInteger(flag, value, least, out); };
   };
-  auto fraction = [](const char* flag, double* out) -> Handler {
+  auto fraction = [](const char* flag, double* out) -> FlagHandler {
     return [=](const std::string& value) { return ParseReal(flag, value, 0, 1, out); };
   };
-  auto real = [](const char* flag, double most, std::optional<double>* out) -> Handler {
+  auto real = [](const char* flag, double most, std::optional<double>* out) -> FlagHandler {
     return [=](const std::string& value) { return ParseOptionalReal(flag, value, 0, most, out); };
   };
-  std::map<std::string, Handler> handlers = {
+  std::map<std::string, FlagHandler> handlers = {
       {"preset", text(&o->preset)},
       {"out", text(&o->out)},
       {"model", text(&o->model)},
@@ -158,6 +123,9 @@ std::map<std::string, Handler> MakeHandlers(TrainOptions* o) {
     BFLOW_ASSIGN_OR_RETURN(o->schedule, ParseScheduleKind(v));
     return absl::OkStatus();
   };
+  handlers["draws"] = integer("draws", 1, &o->draws);
+  handlers["butterfly_decay"] = real("butterfly_decay", 1, &o->butterfly_decay);
+  handlers.merge(ImageFlagHandlers(&o->image));
   handlers["data"] = [o](const std::string& v) {
     o->data.push_back(v);
     return absl::OkStatus();
@@ -185,10 +153,26 @@ absl::Status CheckImportOptions(const TrainOptions& o, const std::set<std::strin
   return CheckOutput(o);
 }
 
-absl::Status CheckOptions(const TrainOptions& o) {
+// Flags that mean something for one family of presets alone.
+absl::Status CheckFamily(const TrainOptions& o, bool is_image, const std::set<std::string>& given) {
+  const std::set<std::string> foreign =
+      is_image ? std::set<std::string>{"signals", "window", "hop", "step"} : ImageFlags();
+  for (const std::string& flag : given) {
+    if (foreign.count(flag) > 0) {
+      return Bad(flag, absl::StrCat("no such flag with --preset=", o.preset, ", which is one of ",
+                                    is_image ? "images" : "waveforms"));
+    }
+  }
+  if (!is_image && o.signals.empty()) {
+    return Bad("signals", "the names of the channels, separated by commas");
+  }
+  return CheckImageOptions(o.image);
+}
+
+absl::Status CheckOptions(const TrainOptions& o, const std::set<std::string>& given) {
   BFLOW_ASSIGN_OR_RETURN(const Preset preset, FindPreset(o.preset));
-  if (o.data.empty()) return Bad("data", "at least one record");
-  if (o.signals.empty()) return Bad("signals", "the names of the channels, separated by commas");
+  if (o.data.empty()) return Bad("data", "at least one record, or file of images");
+  BFLOW_RETURN_IF_ERROR(CheckFamily(o, preset.image.has_value(), given));
   BFLOW_RETURN_IF_ERROR(CheckOutput(o));
   if (o.device != "auto" && o.device != "cpu" && o.device != "cuda") {
     return Bad("device", "auto, cpu or cuda");
@@ -230,7 +214,7 @@ absl::StatusOr<Flag> SplitFlag(const std::string& argument) {
 
 absl::StatusOr<TrainOptions> ParseTrainOptions(const std::vector<std::string>& arguments) {
   TrainOptions options;
-  std::map<std::string, Handler> handlers = MakeHandlers(&options);
+  std::map<std::string, FlagHandler> handlers = MakeHandlers(&options);
   std::set<std::string> given;
   for (size_t i = 0; i < arguments.size(); ++i) {
     BFLOW_ASSIGN_OR_RETURN(Flag flag, SplitFlag(arguments[i]));
@@ -264,7 +248,7 @@ absl::StatusOr<TrainOptions> ParseTrainOptions(const std::vector<std::string>& a
     }
   }
   BFLOW_RETURN_IF_ERROR(given.count("import") > 0 ? CheckImportOptions(options, given)
-                                                  : CheckOptions(options));
+                                                  : CheckOptions(options, given));
   return options;
 }
 
@@ -275,13 +259,17 @@ std::string TrainHelp() {
   }
   return absl::StrCat(
       "bflow-train --preset=NAME --data RECORD... --signals=A,B --out=REPOSITORY --model=NAME\n"
+      "bflow-train --preset=NAME --data IMAGES... --out=REPOSITORY --model=NAME\n"
       "bflow-train --import=FILE --out=REPOSITORY --model=NAME [--version=N] [--licence] "
       "[--notes]\n"
-      "Trains a waveform model on WFDB records and writes it to REPOSITORY/NAME/VERSION/.\n"
+      "Trains a model on WFDB records, or on images, and writes it to REPOSITORY/NAME/VERSION/.\n"
       "--name=value and --name value are the same, and so are _ and - in a flag's name.\n\n"
       "  --preset=NAME            architecture and training settings:\n",
       presets,
-      "  --data RECORD...         WFDB records (paths without .hea), in order of time\n"
+      "  --data RECORD...         WFDB records (paths without .hea), in order of time; for presets "
+      "of\n"
+      "                           images files and folders of images (docs/data.md), in their "
+      "order\n"
       "  --signals=A,B            signal names, the channels of the model\n"
       "  --out=DIR --model=NAME   where the model goes\n"
       "  --version=N              its version (default: the next free one)\n"
@@ -290,7 +278,9 @@ std::string TrainHelp() {
       "(default: window)\n"
       "  --step=S[,S]             codes between neighbouring values of a channel (default 1)\n"
       "  --train_fraction=0.64 --validation_fraction=0.08 --calibration_fraction=0.08\n"
-      "                           parts of the data by time; what is left is the test part\n"
+      "                           parts of the data by time (of images by their order); what is "
+      "left\n"
+      "                           is the test part\n"
       "  --steps --batch --learning_rate --warmup_steps --schedule=constant|cosine|exponential\n"
       "  --decay --ema --ema_scheme=polyak|alternating --validate_every\n"
       "                           replace the preset's settings; --decay is per step "
@@ -299,13 +289,19 @@ std::string TrainHelp() {
       "                           of all weights (polyak) or of the butterflies' alone, which then "
       "have\n"
       "                           an optimiser of their own (alternating)\n"
+      "  --butterfly_decay=G      that optimiser's rate is the learning rate times G per epoch\n"
+      "  --draws=N                draws of the noise for the likelihood of the test part (default "
+      "1,\n"
+      "                           images 8)\n",
+      ImageFlagsHelp(),
       "  --checkpoint=best|last   weights to keep (default: best by validation, last without one)\n"
       "  --checkpoint_every=N     also write REPOSITORY/NAME-vVERSION-steps/STEP/ every N steps;\n"
       "                           existing versions are never overwritten\n"
       "  --resume                 go on with this model's unfinished run, to the same bits as if "
       "it had\n"
       "                           not ended; starts one if there is none\n"
-      "  --sensitivity=patient|none   patient: files readable by their owner only\n"
+      "  --sensitivity=patient|none   patient (default; images: none): files readable by their "
+      "owner only\n"
       "  --metrics_csv=FILE       a line per --validate_every steps (docs/training.md)\n"
       "  --licence=TEXT --notes=TEXT  for the model card\n"
       "  --import=FILE            train nothing: check this model.safetensors, add self-test rows "

@@ -9,6 +9,7 @@
 
 #include "absl/status/statusor.h"
 #include "model/checkpoint/flow_spec.h"
+#include "model/training/image_options.h"
 #include "model/training/presets.h"
 #include "model/training/schedule.h"
 
@@ -22,8 +23,9 @@ struct TrainOptions {
   bool print_version = false;
 
   std::string preset;
-  std::vector<std::string> data;     // records, without extension; order is order of time
-  std::vector<std::string> signals;  // channels of the model
+  // Records, without extension, in order of time; or files and folders of images.
+  std::vector<std::string> data;
+  std::vector<std::string> signals;  // channels of a waveform model
   std::string out;                   // repository
   std::string model;
   std::optional<int64_t> version;  // absent: the next free one
@@ -36,7 +38,7 @@ struct TrainOptions {
 
   // Absent: the preset's.
   std::optional<int64_t> steps, batch, warmup_steps, validate_every;
-  std::optional<double> learning_rate, decay, ema;
+  std::optional<double> learning_rate, decay, ema, butterfly_decay;
   std::optional<ScheduleKind> schedule;
   std::optional<EmaScheme> ema_scheme;
 
@@ -48,7 +50,9 @@ struct TrainOptions {
   bool resume = false;
   int64_t checkpoint_every = 0;        // 0: never
   std::optional<KeepCheckpoint> keep;  // absent: best where there is a validation part, else last
-  Sensitivity sensitivity = Sensitivity::kPatient;
+  std::optional<Sensitivity> sensitivity;  // absent: patient of waveforms, none of images
+  std::optional<int64_t> draws;            // at the test; absent: 1 of waveforms, 8 of images
+  ImageOptions image;
   std::string metrics_csv;
   std::string licence, notes;
 };

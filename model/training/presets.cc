@@ -1,9 +1,11 @@
 #include "model/training/presets.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "model/training/image_presets.h"
 
 namespace bflow {
 namespace {
@@ -40,7 +42,9 @@ std::vector<Preset> MakePresets() {
                              .warmup_steps = 1,
                              .total_steps = 0,
                              .decay = 0.999995};
-  return {published, paper};
+  std::vector<Preset> presets = {published, paper};
+  for (Preset& preset : ImagePresets()) presets.push_back(std::move(preset));
+  return presets;
 }
 
 }  // namespace

@@ -4,38 +4,37 @@
 #define BFLOW_MODEL_TRAINING_PRESETS_H_
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "model/checkpoint/flow_spec.h"
-#include "model/training/schedule.h"
+#include "model/training/image_data.h"
+#include "model/training/training_settings.h"
 
 namespace bflow {
 
-// What the moving average of the weights is for (model/training/updater.h).
-enum class EmaScheme {
-  kPolyak,       // all weights are averaged; the average is validated and kept
-  kAlternating,  // the authors' variant: two optimisers take turns, one sees the average
-};
-
-struct TrainingSettings {
-  int64_t steps = 3500;
-  int64_t batch = 128;
-  Schedule schedule;     // total_steps is set from `steps` when training starts
-  double ema_decay = 0;  // 0: no moving average
-  EmaScheme ema_scheme = EmaScheme::kPolyak;
-  int64_t validate_every = 100;
+// An image flow for images of any size that 2^levels divides (image_presets.h builds it).
+struct ImageArchitecture {
+  int64_t levels = 2;
+  int64_t blocks = 8;             // of each level
+  int64_t factors = 0;            // of the first level's butterflies; one fewer per level
+  bool permuted = false;          // a random permutation of the image first
+  std::optional<int64_t> hidden;  // of all couplings; absent: 512, in prior steps min(8 C, 512)
+  Augmentations augmentations = Augmentations::kCropFlip;
 };
 
 struct Preset {
   std::string name;
   std::string summary;
   TrainingSettings settings;
+  std::optional<ImageArchitecture> image;  // absent: a preset of waveforms
 };
 
 // waveform-published and waveform-paper: both the published waveform flow (2 levels x 2 blocks, 10
-// shared butterfly factors and one fewer on the second level, widest first, hidden 16).
+// shared butterfly factors and one fewer on the second level, widest first, hidden 16); then those
+// of images (image_presets.h).
 const std::vector<Preset>& Presets();
 
 // Errors: InvalidArgument listing the presets.

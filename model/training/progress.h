@@ -23,13 +23,15 @@ struct TrainingReport {
   double train_nll = 0;      // mean since the last report
   double gradient_norm = 0;  // mean since the last report
   std::optional<double> validation_nll;
-  double code_unit_offset = 0;  // mean over channels of log((hi - lo) / (2 step))
-  double windows_per_second = 0;
+  double code_unit_offset = 0;    // mean over channels of log((hi - lo) / (2 step))
+  bool is_image = false;          // a person reads bits per dimension then
+  double windows_per_second = 0;  // or images
   double elapsed_seconds = 0;
 };
 
 // "step 100/3500 [###...] nll -3.21 nats/dim 0.98 nats/sample val 0.99 12000 windows/s 0:31 left",
-// and "2 skipped" before the rate if steps were.
+// and "2 skipped" before the rate if steps were. Of images "nll -1.4 nats/dim 4.97 bits/dim ...
+// images/s".
 std::string FormatReport(const TrainingReport& report, int64_t total_steps);
 
 class Progress {
@@ -55,8 +57,8 @@ class Progress {
 };
 
 // step,learning_rate,train_nats_per_dim,train_nats_per_sample_step_unit,validation_nats_per_dim,
-// validation_nats_per_sample_step_unit,windows_per_second,elapsed_seconds,gradient_norm,skipped_steps
-// as docs/training.md describes them.
+// validation_nats_per_sample_step_unit,windows_per_second,elapsed_seconds,gradient_norm,skipped_steps,
+// train_bits_per_dim,validation_bits_per_dim as docs/training.md describes them.
 class MetricsCsv {
  public:
   // Truncates `path`, but keeps the lines up to step `through` of what it holds. Errors:

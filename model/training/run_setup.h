@@ -10,7 +10,7 @@
 #include "model/checkpoint/flow_spec.h"
 #include "model/training/options.h"
 #include "model/training/presets.h"
-#include "model/training/training_data.h"
+#include "model/training/training_events.h"
 
 namespace bflow {
 
@@ -18,19 +18,17 @@ namespace bflow {
 TrainingSettings MergeSettings(const Preset& preset, const TrainOptions& options);
 
 // The spec of --spec, if given. Errors: InvalidArgument naming the flag.
-absl::StatusOr<std::optional<FlowSpec>> ReadSpecFile(const TrainOptions& options);
+absl::StatusOr<std::optional<FlowSpec>> ReadSpecFile(const Preset& preset,
+                                                     const TrainOptions& options);
 
-// The architecture of the file or the preset with the channels of the data.
-FlowSpec MakeSpec(const std::optional<FlowSpec>& from_file, const TrainOptions& options,
-                  const TrainingData& data);
-
-// Records that cannot be read are listed and counted; the others are used.
-absl::StatusOr<TrainingData> LoadData(const TrainOptions& options, int64_t window,
-                                      int* records_failed);
+// The architecture of the file or the preset, with the shape and channels of the data. Errors:
+// InvalidArgument (it does not fit the data).
+absl::StatusOr<FlowSpec> MakeSpec(const Preset& preset, const std::optional<FlowSpec>& from_file,
+                                  const TrainOptions& options, const TrainingEvents& data);
 
 // A hash of what decides the weights: program, spec, settings, seed and a sample of the data.
 std::string Fingerprint(const TrainOptions& options, const TrainingSettings& settings,
-                        const FlowSpec& spec, const TrainingData& data);
+                        const FlowSpec& spec, const TrainingEvents& data);
 
 }  // namespace bflow
 

@@ -1,6 +1,7 @@
 #include "model/training/save_model.h"
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <utility>
 
@@ -24,7 +25,7 @@ namespace {
 
 constexpr int64_t kSelfTestRows = 16;
 
-HostBatch SelfTestRows(const TrainingData& data) {
+HostBatch SelfTestRows(const TrainingEvents& data) {
   HostBatch batch;
   for (DataPart part : {DataPart::kCalibration, DataPart::kValidation, DataPart::kTrain}) {
     batch.values = data.Gather(part, true, kSelfTestRows, &batch.rows);
@@ -52,6 +53,26 @@ absl::StatusOr<AttributionTables> CalibrateAttribution(Flow& flow, const HostBat
   return FitAttribution(pass.causes, spec.time_steps(), steps);
 }
 
+// In steps of the codes, so that models are comparable.
+void AddLikelihood(const RunDescription& run, const FlowSpec& spec,
+                   std::map<std::string, std::string>* card) {
+  const bool tested = run.test && std::isfinite(run.test->nll);
+  if (!spec.quantised() || !(tested || run.validation_nll)) return;
+  const std::string part = tested ? "test" : "validation";
+  const double nats = (tested ? run.test->nll : *run.validation_nll) + CodeUnitOffset(spec);
+  if (!spec.is_image()) {
+    (*card)["nats_per_sample_step_unit"] = absl::StrFormat("%.6f", nats);
+    (*card)["nats_per_sample_part"] = part;
+    return;
+  }
+  (*card)["bits_per_dim"] = absl::StrFormat("%.6f", nats / std::log(2));
+  (*card)["bits_per_dim_part"] = part;
+  if (!tested) return;
+  const double weighted = run.test->importance_weighted_nll + CodeUnitOffset(spec);
+  (*card)["bits_per_dim_importance_weighted"] = absl::StrFormat("%.6f", weighted / std::log(2));
+  (*card)["bits_per_dim_draws"] = absl::StrCat(run.test->draws);
+}
+
 // What a reader of the file would say.
 absl::Status CheckWeights(const FlowSpec& spec, const FlowTensors& tensors) {
   BFLOW_ASSIGN_OR_RETURN(std::string bytes, SerializeSafetensors(tensors.tensors, {}));
@@ -61,7 +82,7 @@ absl::Status CheckWeights(const FlowSpec& spec, const FlowTensors& tensors) {
 
 }  // namespace
 
-absl::StatusOr<std::optional<Calibration>> Calibrate(Flow& flow, const TrainingData& data) {
+absl::StatusOr<std::optional<Calibration>> Calibrate(Flow& flow, const TrainingEvents& data) {
   HostBatch rows;
   rows.values =
       data.Gather(DataPart::kCalibration, true, std::numeric_limits<int64_t>::max(), &rows.rows);
@@ -71,26 +92,17 @@ absl::StatusOr<std::optional<Calibration>> Calibrate(Flow& flow, const TrainingD
   BFLOW_ASSIGN_OR_RETURN(Calibration calibration,
                          FitCalibration(features, flow.spec().event_size(),
                                         noise.kind == NoiseKind::kCenter ? "center" : "none"));
-  BFLOW_ASSIGN_OR_RETURN(calibration.attribution,
-                         CalibrateAttribution(flow, rows, features.status));
+  if (!flow.spec().is_image()) {  // where in time
+    BFLOW_ASSIGN_OR_RETURN(calibration.attribution,
+                           CalibrateAttribution(flow, rows, features.status));
+  }
   return std::optional<Calibration>(std::move(calibration));
 }
 
 std::map<std::string, std::string> ModelCard(const RunDescription& run, const FlowSpec& spec,
-                                             const TrainingData& data,
+                                             const TrainingEvents& data,
                                              const std::optional<Calibration>& calibration) {
-  std::map<std::string, std::string> card;
-  std::string names, signals;
-  for (const WaveformRecord& record : data.records()) {
-    absl::StrAppend(&names, names.empty() ? "" : ", ", record.name);
-  }
-  for (const ChannelSpec& channel : data.channels()) {
-    absl::StrAppend(&signals, signals.empty() ? "" : ", ", channel.name);
-  }
-  card["trained_on"] = names;
-  card["signals"] = signals;
-  card["hours"] = absl::StrFormat("%.2f", data.training_hours());
-  card["windows"] = absl::StrCat(data.windows(DataPart::kTrain).size());
+  std::map<std::string, std::string> card = data.CardFields();
   card["preset"] = run.preset;
   card["steps"] = absl::StrCat(run.steps);
   card["seed"] = absl::StrCat(run.seed);
@@ -100,11 +112,7 @@ std::map<std::string, std::string> ModelCard(const RunDescription& run, const Fl
   if (run.validation_nll) {
     card["validation_nats_per_dim"] = absl::StrFormat("%.6f", *run.validation_nll);
   }
-  const std::optional<double>& figure = run.test_nll ? run.test_nll : run.validation_nll;
-  if (figure && spec.quantised()) {
-    card["nats_per_sample_step_unit"] = absl::StrFormat("%.6f", *figure + CodeUnitOffset(spec));
-    card["nats_per_sample_part"] = run.test_nll ? "test" : "validation";
-  }
+  AddLikelihood(run, spec, &card);
   card["calibration_windows"] =
       absl::StrCat(calibration ? static_cast<int64_t>(2 * calibration->n()) : 0);
   if (calibration && 2 * calibration->n() < kMinCalibrationWindows) {
@@ -118,7 +126,7 @@ std::map<std::string, std::string> ModelCard(const RunDescription& run, const Fl
 }
 
 absl::Status SaveModel(FileSystem& files, const std::string& version_directory, Flow& flow,
-                       const TrainingData& data, const RunDescription& run,
+                       const TrainingEvents& data, const RunDescription& run,
                        const std::optional<Calibration>& calibration) {
   BFLOW_ASSIGN_OR_RETURN(FlowTensors tensors, CopyFlowTensors(flow));
   BFLOW_RETURN_IF_ERROR(CheckWeights(flow.spec(), tensors));

@@ -17,9 +17,36 @@
 namespace bflow {
 namespace {
 
-constexpr int64_t kMaxValidationWindows = 512;
+constexpr int64_t kMaxValidationEvents = 512;
 // Numbers of the noise of validation and test; far from those of training.
 constexpr uint64_t kEvaluationRow = uint64_t{1} << 62;
+
+// x = 2 (v + step u - lo) / (hi - lo) - 1 = slope v + noise_slope u + offset, per channel.
+class CodeScaling {
+ public:
+  explicit CodeScaling(const FlowSpec& spec) : run_(spec.is_image() ? spec.positions() : 1) {
+    for (const ChannelSpec& c : spec.channels) {
+      slope_.push_back(static_cast<float>(2 / (c.hi - c.lo)));
+      noise_slope_.push_back(spec.quantised() ? static_cast<float>(2 * c.step / (c.hi - c.lo)) : 0);
+      offset_.push_back(static_cast<float>(-2 * c.lo / (c.hi - c.lo) - 1));
+    }
+  }
+
+  // Of one event, in place; `noise` is u.
+  void Apply(const std::vector<float>& noise, float* values) const {
+    size_t c = 0;
+    for (size_t i = 0; i < noise.size();) {
+      const size_t end = i + static_cast<size_t>(run_);
+      for (; i < end; ++i)
+        values[i] = slope_[c] * values[i] + noise_slope_[c] * noise[i] + offset_[c];
+      if (++c == slope_.size()) c = 0;
+    }
+  }
+
+ private:
+  int64_t run_;  // this many values in a row are of the same channel
+  std::vector<float> slope_, noise_slope_, offset_;
+};
 
 }  // namespace
 
@@ -27,13 +54,18 @@ double CodeUnitOffset(const FlowSpec& spec) {
   return spec.code_unit_offset_nats() / static_cast<double>(spec.event_size());
 }
 
+Noise EvaluationNoise(const FlowSpec& spec, uint64_t seed) {
+  Noise noise;
+  noise.kind = spec.quantised() ? NoiseKind::kUniform : NoiseKind::kNone;
+  noise.seed = seed;
+  noise.row_offset = kEvaluationRow;
+  return noise;
+}
+
 absl::StatusOr<double> MeanNll(Flow& flow, const std::vector<float>& codes, int64_t rows,
                                uint64_t seed, int64_t* not_finite) {
   HostBatch batch{rows, codes};
-  Noise noise;
-  noise.kind = flow.spec().quantised() ? NoiseKind::kUniform : NoiseKind::kNone;
-  noise.seed = seed;
-  noise.row_offset = kEvaluationRow;
+  const Noise noise = EvaluationNoise(flow.spec(), seed);
   BFLOW_ASSIGN_OR_RETURN(PassResult pass, RunPass(flow, batch, noise, 0, PassOptions{}));
   double sum = 0;
   int64_t finite = 0;
@@ -47,46 +79,61 @@ absl::StatusOr<double> MeanNll(Flow& flow, const std::vector<float>& codes, int6
   return -sum / static_cast<double>(finite) / static_cast<double>(flow.spec().event_size());
 }
 
-Trainer::Trainer(std::shared_ptr<Flow> flow, const TrainingData& data,
+Trainer::Trainer(std::shared_ptr<Flow> flow, const TrainingEvents& data,
                  const TrainerOptions& options)
     : flow_(std::move(flow)), data_(data), options_(options), generator_(options.seed) {
   options_.settings.schedule.total_steps = options_.settings.steps;
   validation_codes_ =
-      data_.Gather(DataPart::kValidation, true, kMaxValidationWindows, &validation_rows_);
+      data_.Gather(DataPart::kValidation, true, kMaxValidationEvents, &validation_rows_);
 }
 
 absl::StatusOr<at::Tensor> Trainer::NextBatch() {
   const int64_t rows = options_.settings.batch;
-  const FlowSpec& spec = flow_->spec();
-  const int64_t size = data_.event_size();
-  const size_t channels = spec.channels.size();
-  at::Tensor batch = at::empty({rows, data_.window(), static_cast<int64_t>(channels)}, at::kFloat);
-  // x = 2 (v + step u - lo) / (hi - lo) - 1 = slope v + noise_slope u + offset
-  std::vector<float> slope, noise_slope, offset;
-  for (const ChannelSpec& c : spec.channels) {
-    slope.push_back(static_cast<float>(2 / (c.hi - c.lo)));
-    noise_slope.push_back(spec.quantised() ? static_cast<float>(2 * c.step / (c.hi - c.lo)) : 0);
-    offset.push_back(static_cast<float>(-2 * c.lo / (c.hi - c.lo) - 1));
-  }
+  const CodeScaling scaling(flow_->spec());
+  const int64_t size = flow_->spec().event_size();
+  at::Tensor batch = at::empty(Batched(rows, flow_->spec().event_shape), at::kFloat);
   noise_.resize(static_cast<size_t>(size));
   float* out = batch.data_ptr<float>();
   for (int64_t r = 0; r < rows; ++r, out += size) {
-    BFLOW_RETURN_IF_ERROR(data_.DrawTrainingWindow(generator_, out));
+    BFLOW_RETURN_IF_ERROR(draws_->Draw(rows_drawn_, generator_, out));
     FillUniform(options_.seed, rows_drawn_++, 0, size, noise_.data());
-    size_t c = 0;
-    for (int64_t i = 0; i < size; ++i) {
-      out[i] = slope[c] * out[i] + noise_slope[c] * noise_[static_cast<size_t>(i)] + offset[c];
-      if (++c == channels) c = 0;
-    }
+    scaling.Apply(noise_, out);
   }
   return batch.to(flow_->device());
+}
+
+absl::StatusOr<at::Tensor> Trainer::FirstBatch() {
+  if (data_.InitialisationRows() == 0) return NextBatch();
+  const FlowSpec& spec = flow_->spec();
+  int64_t rows = 0;
+  const std::vector<float> codes =
+      data_.Gather(DataPart::kTrain, false, data_.InitialisationRows(), &rows);
+  at::Tensor batch = at::empty(Batched(rows, spec.event_shape), at::kFloat);
+  std::copy(codes.begin(), codes.end(), batch.data_ptr<float>());
+  const CodeScaling scaling(spec);
+  const std::vector<float> noise(static_cast<size_t>(spec.event_size()), 0.0f);
+  for (int64_t r = 0; r < rows; ++r) {
+    scaling.Apply(noise, batch.data_ptr<float>() + r * spec.event_size());
+  }
+  return batch.to(flow_->device());
+}
+
+std::optional<double> Trainer::ButterflyRate() const {
+  const TrainingSettings& settings = options_.settings;
+  if (!settings.butterfly_decay) return std::nullopt;
+  const int64_t per_epoch = std::max<int64_t>(data_.Count(DataPart::kTrain) / settings.batch, 1);
+  return settings.schedule.learning_rate *
+         std::pow(*settings.butterfly_decay, static_cast<double>(outcome_.steps / per_epoch));
 }
 
 absl::StatusOr<Update> Trainer::Step(const TrainerHooks& hooks, double rate) {
   BFLOW_ASSIGN_OR_RETURN(at::Tensor batch, NextBatch());
   if (hooks.batch) hooks.batch(&batch);
   BFLOW_FAULT_POINT("trainer.before_step");
-  const Update update = updater_->Step(batch, rate);
+  const bool bfloat16 = options_.settings.precision == ConvolutionPrecision::kBf16;
+  if (bfloat16) flow_->UseBfloat16Convolutions(true);
+  const Update update = updater_->Step(batch, rate, ButterflyRate());
+  if (bfloat16) flow_->UseBfloat16Convolutions(false);
   BFLOW_FAULT_POINT("trainer.after_step");
   return update;
 }
@@ -125,6 +172,7 @@ absl::Status Trainer::Report(const TrainerHooks& hooks, double rate, bool interv
   report.train_nll = interval_loss_ / steps;
   report.gradient_norm = interval_gradient_norm_ / steps;
   report.code_unit_offset = CodeUnitOffset(flow_->spec());
+  report.is_image = flow_->spec().is_image();
   report.elapsed_seconds = Seconds();
   report.windows_per_second = static_cast<double>(interval_steps_here_ * options_.settings.batch) /
                               std::max(SecondsBetween(interval_start_, Clock::Real()->Now()), 1e-9);
@@ -182,8 +230,9 @@ TrainState Trainer::State() const {
 
 absl::Status Trainer::Begin(const TrainState* state) {
   const TrainingSettings& settings = options_.settings;
+  BFLOW_ASSIGN_OR_RETURN(draws_, data_.Draws(options_.seed, settings.batch));
   if (state == nullptr) {
-    BFLOW_ASSIGN_OR_RETURN(const at::Tensor first, NextBatch());
+    BFLOW_ASSIGN_OR_RETURN(const at::Tensor first, FirstBatch());
     flow_->InitialiseFrom(first);
   }
   updater_ = std::make_unique<Updater>(flow_, settings.ema_decay, settings.ema_scheme);
@@ -206,6 +255,12 @@ absl::Status Trainer::AfterStep(const TrainerHooks& hooks, double rate) {
   if (hooks.checkpoint && every > 0 && step % every == 0 && !last) {
     updater_->SwapAverage();
     hooks.checkpoint(step);
+    updater_->SwapAverage();
+  }
+  const int64_t pictures = options_.sample_every;
+  if (hooks.sample && pictures > 0 && (step % pictures == 0 || last)) {
+    updater_->SwapAverage();
+    hooks.sample(step);
     updater_->SwapAverage();
   }
   if (hooks.state && step % options_.state_every == 0 && !last) hooks.state(State());
@@ -252,8 +307,8 @@ absl::Status Trainer::End() {
   updater_->SwapAverage();
   const c10::NoGradGuard no_grad;
   BFLOW_ASSIGN_OR_RETURN(const at::Tensor batch, NextBatch());
-  outcome_.last_nll =
-      -flow_->LogProb(batch).mean().item<double>() / static_cast<double>(data_.event_size());
+  outcome_.last_nll = -flow_->LogProb(batch).mean().item<double>() /
+                      static_cast<double>(flow_->spec().event_size());
   if (validation_rows_ > 0) {
     BFLOW_ASSIGN_OR_RETURN(const double nll, MeanNll(*flow_, validation_codes_, validation_rows_,
                                                      options_.seed, nullptr));

@@ -1,5 +1,5 @@
-// The training loop: random windows of the training part, dequantisation noise, Adam on the mean
-// negative log-likelihood, validation by time, the weights to keep. Everything random follows from
+// The training loop: batches of the training part, dequantisation noise, Adam on the mean
+// negative log-likelihood, validation, the weights to keep. Everything random follows from
 // the seed: the same data, settings, seed and number of threads give the same weights (on the CPU).
 //
 // A step whose loss or gradients are not finite is skipped: weights, optimiser, averages and
@@ -21,21 +21,25 @@
 #include "absl/status/statusor.h"
 #include "base/clock.h"
 #include "model/flow/flow.h"
+#include "model/scoring/scorer.h"
 #include "model/training/options.h"
 #include "model/training/presets.h"
 #include "model/training/progress.h"
 #include "model/training/train_state.h"
-#include "model/training/training_data.h"
+#include "model/training/training_events.h"
 #include "model/training/updater.h"
 
 namespace bflow {
 
-// Mean negative log-likelihood of windows (codes), nats per dimension in the scaled unit, with
+// Mean negative log-likelihood of events (codes), nats per dimension in the scaled unit, with
 // noise seeded by `seed` (uniform if the flow is quantised). Rows whose log p is not finite are
 // counted in
 // `*not_finite` (may be null) and left out; NaN if none is left.
 absl::StatusOr<double> MeanNll(Flow& flow, const std::vector<float>& codes, int64_t rows,
                                uint64_t seed, int64_t* not_finite);
+
+// The noise of validation and test: uniform if the flow is quantised.
+Noise EvaluationNoise(const FlowSpec& spec, uint64_t seed);
 
 // Mean over channels of log((hi - lo) / (2 step)): NLL in nats per sample and converter step = NLL
 // in nats per dimension of the scaled unit + this. 0 if the flow is not quantised.
@@ -46,6 +50,7 @@ struct TrainerOptions {
   uint64_t seed = 0;
   KeepCheckpoint keep = KeepCheckpoint::kLast;
   int64_t checkpoint_every = 0;
+  int64_t sample_every = 0;
   int64_t state_every = 200;
 };
 
@@ -57,6 +62,8 @@ struct TrainerHooks {
   // After `checkpoint_every` steps, with the weights that would be kept (average, if any) in the
   // flow.
   std::function<void(int64_t step)> checkpoint;
+  // After `sample_every` steps and after the last one, with the same weights.
+  std::function<void(int64_t step)> sample;
   // After `state_every` steps and when interrupted: what Run goes on from.
   std::function<void(const TrainState&)> state;
   // Every training batch before it is used, [B, T, C] in the scaled unit: for tests, which look at
@@ -82,19 +89,23 @@ class Trainer {
   // This many steps in a row are skipped: the run ends.
   static constexpr int kMaxBadSteps = 10;
 
-  Trainer(std::shared_ptr<Flow> flow, const TrainingData& data, const TrainerOptions& options);
+  Trainer(std::shared_ptr<Flow> flow, const TrainingEvents& data, const TrainerOptions& options);
 
-  // Initialises the flow from a first batch, or goes on from `state` (null: none), and trains it.
-  // The flow is trained on the device where it is. On return it holds the weights to keep: finite
-  // whatever happened. To be called once. Errors: InvalidArgument
-  // (data), DataLoss (a state that does not fit), ResourceExhausted, Internal.
+  // Initialises the flow from a first batch (TrainingEvents::InitialisationRows), or goes on from
+  // `state` (null: none), and trains it. The flow is trained on the device where it is. On return
+  // it holds the weights to keep: finite whatever happened. To be called once. Errors:
+  // InvalidArgument (data), DataLoss (a state that does not fit), ResourceExhausted, Internal.
   absl::StatusOr<TrainingOutcome> Run(const TrainerHooks& hooks, const TrainState* state = nullptr);
 
  private:
-  // The next random batch, on the flow's device.
+  // The next batch, on the flow's device.
   absl::StatusOr<at::Tensor> NextBatch();
+  // What the flow is initialised from.
+  absl::StatusOr<at::Tensor> FirstBatch();
   absl::Status Begin(const TrainState* state);
   absl::Status Loop(const TrainerHooks& hooks);
+  // Of the butterflies' own optimiser in the next update, if it differs.
+  std::optional<double> ButterflyRate() const;
   absl::StatusOr<Update> Step(const TrainerHooks& hooks, double rate);
   // What an update that was done leads to: counts, reports, checkpoints, states.
   absl::Status AfterStep(const TrainerHooks& hooks, double rate);
@@ -108,7 +119,8 @@ class Trainer {
   double Seconds() const;
 
   std::shared_ptr<Flow> flow_;
-  const TrainingData& data_;
+  const TrainingEvents& data_;
+  std::unique_ptr<TrainingDraws> draws_;  // from Begin on
   TrainerOptions options_;
   std::mt19937_64 generator_;
   uint64_t rows_drawn_ = 0;  // row number of the noise

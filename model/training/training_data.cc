@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "base/status.h"
 
 namespace bflow {
@@ -206,6 +207,28 @@ double TrainingData::training_hours() const {
   return frames / frames_per_second_ / 3600;
 }
 
+std::vector<int64_t> TrainingData::event_shape() const {
+  return {window(), static_cast<int64_t>(channels_.size())};
+}
+
+int64_t TrainingData::Count(DataPart part) const {
+  return static_cast<int64_t>(windows(part).size());
+}
+
+std::map<std::string, std::string> TrainingData::CardFields() const {
+  std::string names, signals;
+  for (const WaveformRecord& record : records_) {
+    absl::StrAppend(&names, names.empty() ? "" : ", ", record.name);
+  }
+  for (const ChannelSpec& channel : channels_) {
+    absl::StrAppend(&signals, signals.empty() ? "" : ", ", channel.name);
+  }
+  return {{"trained_on", names},
+          {"signals", signals},
+          {"hours", absl::StrFormat("%.2f", training_hours())},
+          {"windows", absl::StrCat(Count(DataPart::kTrain))}};
+}
+
 void TrainingData::Codes(const RecordWindow& w, float* out) const {
   CopyWindow(records_[w.record], selections_[w.record], w.window.segment, w.window.begin,
              request_.window, out);
@@ -252,6 +275,21 @@ absl::Status TrainingData::DrawTrainingWindow(std::mt19937_64& generator, float*
   }
   return absl::InvalidArgumentError(absl::StrCat(
       "data: ", kAttempts, " random training windows in a row had a constant channel"));
+}
+
+absl::StatusOr<std::unique_ptr<TrainingDraws>> TrainingData::Draws(uint64_t /*seed*/,
+                                                                   int64_t /*batch*/) const {
+  class RandomPlaces : public TrainingDraws {
+   public:
+    explicit RandomPlaces(const TrainingData& data) : data_(data) {}
+    absl::Status Draw(uint64_t /*row*/, std::mt19937_64& generator, float* codes) override {
+      return data_.DrawTrainingWindow(generator, codes);
+    }
+
+   private:
+    const TrainingData& data_;
+  };
+  return std::make_unique<RandomPlaces>(*this);
 }
 
 }  // namespace bflow

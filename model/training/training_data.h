@@ -5,6 +5,8 @@
 
 #include <array>
 #include <cstdint>
+#include <map>
+#include <memory>
 #include <random>
 #include <string>
 #include <utility>
@@ -15,16 +17,9 @@
 #include "model/checkpoint/flow_spec.h"
 #include "model/data/waveform.h"
 #include "model/data/windows.h"
+#include "model/training/training_events.h"
 
 namespace bflow {
-
-enum class DataPart { kTrain = 0, kValidation = 1, kCalibration = 2, kTest = 3 };
-
-struct SplitFractions {
-  double train = 0.64;
-  double validation = 0.08;
-  double calibration = 0.08;
-};
 
 // A window of one of the records.
 struct RecordWindow {
@@ -36,7 +31,7 @@ struct RecordWindow {
 // of the grid with hop = window: of n such windows (constant ones too) the first floor(f n) lie
 // before the boundary of cumulated fraction f. A window of any grid belongs to the part in which it
 // lies wholly.
-class TrainingData {
+class TrainingData : public TrainingEvents {
  public:
   struct Request {
     std::vector<std::string> signals;
@@ -51,8 +46,10 @@ class TrainingData {
   static absl::StatusOr<TrainingData> Create(std::vector<WaveformRecord> records,
                                              const Request& request);
 
-  const std::vector<ChannelSpec>& channels() const { return channels_; }
-  double frames_per_second() const { return frames_per_second_; }
+  const std::vector<ChannelSpec>& channels() const override { return channels_; }
+  std::vector<int64_t> event_shape() const override;
+  std::string noun() const override { return "windows"; }
+  double frames_per_second() const override { return frames_per_second_; }
   int64_t window() const { return request_.window; }
   int64_t event_size() const { return window() * static_cast<int64_t>(channels_.size()); }
   const std::vector<WaveformRecord>& records() const { return records_; }
@@ -70,13 +67,17 @@ class TrainingData {
   void Codes(const RecordWindow& window, float* out) const;
   // True if a channel of the window never changes.
   bool IsConstant(const RecordWindow& window) const;
-  // Codes of many windows, one after the other; at most `most` of them, evenly chosen;
-  // constant ones are left out if `skip_constant`.
-  std::vector<float> Gather(DataPart part, bool skip_constant, int64_t most, int64_t* rows) const;
+  int64_t Count(DataPart part) const override;
+  std::vector<float> Gather(DataPart part, bool skip_constant, int64_t most,
+                            int64_t* rows) const override;
 
   // Codes of a window at a random place of the training part, every place alike; windows with a
   // constant channel are drawn again. Errors: InvalidArgument (1,000 constant ones in a row).
   absl::Status DrawTrainingWindow(std::mt19937_64& generator, float* out) const;
+  // Such windows, whatever the row.
+  absl::StatusOr<std::unique_ptr<TrainingDraws>> Draws(uint64_t seed, int64_t batch) const override;
+  int64_t InitialisationRows() const override { return 0; }
+  std::map<std::string, std::string> CardFields() const override;
 
  private:
   // A stretch of the training part that holds at least one window.

@@ -44,8 +44,9 @@ Updater::Gradients Updater::Differentiate(const at::Tensor& x, const Group& grou
   return gradients;
 }
 
-Update Updater::Step(const at::Tensor& x, double rate) {
-  return groups_.size() == 1 ? StepTogether(x, rate) : StepAlternating(x, rate);
+Update Updater::Step(const at::Tensor& x, double rate, std::optional<double> butterfly_rate) {
+  return groups_.size() == 1 ? StepTogether(x, rate)
+                             : StepAlternating(x, rate, butterfly_rate.value_or(rate));
 }
 
 Update Updater::StepTogether(const at::Tensor& x, double rate) {
@@ -59,7 +60,7 @@ Update Updater::StepTogether(const at::Tensor& x, double rate) {
   return {true, gradients.loss, std::sqrt(gradients.values->SquaredNorm())};
 }
 
-Update Updater::StepAlternating(const at::Tensor& x, double rate) {
+Update Updater::StepAlternating(const at::Tensor& x, double rate, double butterfly_rate) {
   Group &others = groups_[0], &butterflies = groups_[1];
   SwapAverage();
   const Gradients first = Differentiate(x, others);
@@ -75,7 +76,7 @@ Update Updater::StepAlternating(const at::Tensor& x, double rate) {
     SetValues(before.values);
     return {false, first.loss, kNan};
   }
-  butterflies.adam->Step(rate, second.values->buffers());
+  butterflies.adam->Step(butterfly_rate, second.values->buffers());
   average_->Update();
   parameters_.Upload();
   before_ = std::move(before);

@@ -37,8 +37,9 @@ class Updater {
   // The flow is initialised, and stays on its device. decay 0: no average, and kPolyak.
   Updater(std::shared_ptr<Flow> flow, double decay, EmaScheme scheme);
 
-  // x: a batch on the flow's device, in the scaled unit.
-  Update Step(const at::Tensor& x, double rate);
+  // x: a batch on the flow's device, in the scaled unit. butterfly_rate: of the second optimiser of
+  // kAlternating; absent: `rate` too.
+  Update Step(const at::Tensor& x, double rate, std::optional<double> butterfly_rate = {});
 
   // Undoes the last update that was done, if it is known: the weights, and averages, before it had
   // a finite loss and gradients. For the end of a run; the optimiser is not undone.
@@ -68,7 +69,7 @@ class Updater {
 
   Gradients Differentiate(const at::Tensor& x, const Group& group) const;
   Update StepTogether(const at::Tensor& x, double rate);
-  Update StepAlternating(const at::Tensor& x, double rate);
+  Update StepAlternating(const at::Tensor& x, double rate, double butterfly_rate);
 
   std::shared_ptr<Flow> flow_;
   HostParameters parameters_;

@@ -281,8 +281,8 @@ TEST(MetricsCsv, OneLinePerReport) {
             "step,learning_rate,train_nats_per_dim,train_nats_per_sample_step_unit,validation_nats_"
             "per_dim,"
             "validation_nats_per_sample_step_unit,windows_per_second,elapsed_seconds,gradient_norm,"
-            "skipped_steps\n"
-            "3,0,-1,1,,,0.0,0.000,0.5,1\n");
+            "skipped_steps,train_bits_per_dim,validation_bits_per_dim\n"
+            "3,0,-1,1,,,0.0,0.000,0.5,1,1.44269504,\n");
   std::remove(path.c_str());
   EXPECT_FALSE(MetricsCsv::Create("/dev/null/x").ok());
 }
