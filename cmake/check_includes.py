@@ -24,6 +24,7 @@ THIRD_PARTY = [
     (r"(ATen|c10|torch|caffe2)/", "torch"), (r"(grpc|grpcpp|google/protobuf|google/rpc)/", "grpc"),
     (r"prometheus/", "prometheus"), (r"(CivetServer|civetweb)\.h", "civetweb"),
     (r"spdlog/", "spdlog"), (r"openssl/", "openssl"), (r"CLI/", "cli11"), (r"FLAC/", "flac"),
+    (r"png(conf)?\.h", "libpng"), (r"zip\.h", "libzip"), (r"zlib\.h", "zlib"),
 ]
 
 

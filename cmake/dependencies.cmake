@@ -31,6 +31,13 @@ find_library(BFLOW_FLAC FLAC REQUIRED)
 add_library(bflow_flac INTERFACE)
 target_link_libraries(bflow_flac INTERFACE ${BFLOW_FLAC})
 
+find_package(ZLIB 1.2 REQUIRED)
+find_package(PNG 1.6 REQUIRED)
+# Debian's libzip-config.cmake wants the command-line tools, which are in another package.
+find_library(BFLOW_LIBZIP zip REQUIRED)
+add_library(bflow_libzip INTERFACE)
+target_link_libraries(bflow_libzip INTERFACE ${BFLOW_LIBZIP})
+
 if(BFLOW_TESTS)
   find_package(GTest 1.12 CONFIG REQUIRED)
   include(GoogleTest)

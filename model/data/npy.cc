@@ -6,6 +6,7 @@
 #include <cstring>
 #include <optional>
 #include <system_error>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "base/checked_math.h"
@@ -22,8 +23,8 @@ constexpr size_t kMaxHeaderBytes = 65536;
 constexpr size_t kMaxDimensions = 4;
 constexpr float kMaxExactInteger = 16777216.0f;  // 2^24
 
-absl::Status HeaderError(const char* what) {
-  return absl::InvalidArgumentError(absl::StrCat("npy header: ", what));
+absl::Status HeaderError(size_t offset, const char* what) {
+  return absl::InvalidArgumentError(absl::StrCat("npy header, byte ", offset, ": ", what));
 }
 
 struct Header {
@@ -31,43 +32,45 @@ struct Header {
   std::vector<int64_t> shape;
 };
 
-// The Python literal {'descr': '<f4', 'fortran_order': False, 'shape': (2, 3), }.
+// The Python literal {'descr': '<f4', 'fortran_order': False, 'shape': (2, 3), }, which ends at
+// byte `end` of the file.
 class HeaderParser {
  public:
-  explicit HeaderParser(std::string_view text) : text_(text) {}
+  HeaderParser(std::string_view text, size_t end) : text_(text), end_(end) {}
 
   absl::StatusOr<Header> Parse() {
     bool has_descr = false, has_order = false, has_shape = false;
-    if (!Take('{')) return HeaderError("expected a dictionary");
+    if (!Take('{')) return Error("expected a dictionary");
     while (!Take('}')) {
       std::string key;
-      if (!TakeString(&key) || !Take(':')) return HeaderError("expected 'key': value");
+      if (!TakeString(&key) || !Take(':')) return Error("expected 'key': value");
       bool* seen = key == "descr"           ? &has_descr
                    : key == "fortran_order" ? &has_order
                    : key == "shape"         ? &has_shape
                                             : nullptr;
-      if (seen == nullptr) return HeaderError("unknown key");
-      if (*seen) return HeaderError("a key stands twice");
+      if (seen == nullptr) return Error("unknown key");
+      if (*seen) return Error("a key stands twice");
       *seen = true;
       if (seen == &has_descr && !TakeString(&header_.descr)) {
-        return HeaderError("descr: expected a string (structured types are not supported)");
+        return Error("descr: expected a string (structured types are not supported)");
       }
       if (seen == &has_order && !TakeWord("False")) {
-        return HeaderError("fortran_order: must be False (save np.ascontiguousarray(a))");
+        return Error("fortran_order: must be False (save np.ascontiguousarray(a))");
       }
       if (seen == &has_shape && !TakeShape()) {
-        return HeaderError("shape: expected a tuple of at most 4 sizes");
+        return Error("shape: expected a tuple of at most 4 sizes");
       }
-      if (!Take(',') && Peek() != '}') return HeaderError("expected ',' or '}'");
+      if (!Take(',') && Peek() != '}') return Error("expected ',' or '}'");
     }
-    if (Peek() != '\0') return HeaderError("text after the dictionary");
+    if (Peek() != '\0') return Error("text after the dictionary");
     if (!has_descr || !has_order || !has_shape) {
-      return HeaderError("descr, fortran_order and shape must be there");
+      return Error("descr, fortran_order and shape must be there");
     }
     return header_;
   }
 
  private:
+  absl::Status Error(const char* what) const { return HeaderError(end_ - text_.size(), what); }
   char Peek() {
     while (!text_.empty() && (text_[0] == ' ' || text_[0] == '\n')) text_.remove_prefix(1);
     return text_.empty() ? '\0' : text_[0];
@@ -107,15 +110,16 @@ class HeaderParser {
   }
 
   std::string_view text_;
+  size_t end_;
   Header header_;
 };
 
 // Size in bytes of a supported dtype, 0 if it is not supported.
 int64_t ItemBytes(const std::string& descr) {
   if (descr == "|u1" || descr == "<u1" || descr == "|i1" || descr == "<i1") return 1;
-  if (descr == "<i2") return 2;
+  if (descr == "<u2" || descr == "<i2") return 2;
   if (descr == "<i4" || descr == "<f4") return 4;
-  return descr == "<f8" ? 8 : 0;
+  return descr == "<i8" || descr == "<f8" ? 8 : 0;
 }
 
 template <typename T>
@@ -140,13 +144,13 @@ std::string HeaderText(NpyType type, const std::vector<int64_t>& shape) {
 
 }  // namespace
 
-absl::StatusOr<NpyArray> ParseNpy(std::string_view bytes) {
+absl::StatusOr<NpyView> ParseNpyView(std::string_view bytes, int64_t max_bytes) {
   if (bytes.size() < 12 || !bytes.starts_with("\x93NUMPY")) {
     return absl::InvalidArgumentError("npy: the file does not begin as a .npy file");
   }
   const int version = static_cast<unsigned char>(bytes[6]);
   if ((version != 1 && version != 2) || bytes[7] != 0) {
-    return absl::InvalidArgumentError("npy: only versions 1.0 and 2.0 are supported");
+    return absl::InvalidArgumentError("npy, byte 6: only versions 1.0 and 2.0 are supported");
   }
   const size_t length_bytes = version == 1 ? 2 : 4;
   size_t length = 0;
@@ -155,25 +159,38 @@ absl::StatusOr<NpyArray> ParseNpy(std::string_view bytes) {
   }
   const size_t start = 8 + length_bytes;
   if (length > kMaxHeaderBytes || length > bytes.size() - start) {
-    return HeaderError("longer than the file or than 65536 bytes");
+    return HeaderError(8, "longer than the file or than 65536 bytes");
   }
-  BFLOW_ASSIGN_OR_RETURN(Header header, HeaderParser(bytes.substr(start, length)).Parse());
+  const size_t end = start + length;
+  BFLOW_ASSIGN_OR_RETURN(Header header, HeaderParser(bytes.substr(start, length), end).Parse());
   const int64_t item = ItemBytes(header.descr);
-  if (item == 0) return HeaderError("descr: expected u1, i1, <i2, <i4, <f4 or <f8");
-  const std::optional<int64_t> count = CheckedProduct(header.shape);
-  if (!count.has_value() || *count > kMaxBytes / item) {
-    return absl::ResourceExhaustedError("npy header: shape: more than 2 GiB");
+  if (item == 0) {
+    return HeaderError(start, "descr: expected u1, i1, <u2, <i2, <i4, <i8, <f4 or <f8");
   }
-  const std::string_view data = bytes.substr(start + length);
+  const std::optional<int64_t> count = CheckedProduct(header.shape);
+  if (!count.has_value() || *count > max_bytes / item) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("npy header: shape: more than ", max_bytes, " bytes"));
+  }
+  const std::string_view data = bytes.substr(end);
   if (static_cast<int64_t>(data.size()) != *count * item) {
-    return absl::DataLossError(absl::StrCat("npy: ", data.size(), " bytes of data, shape and dtype",
-                                            " say ", *count * item));
+    return absl::DataLossError(absl::StrCat("npy: ", data.size(), " bytes of data from byte ", end,
+                                            ", shape and dtype say ", *count * item));
+  }
+  return NpyView{std::move(header.shape), header.descr.substr(1), data};
+}
+
+absl::StatusOr<NpyArray> ParseNpy(std::string_view bytes) {
+  BFLOW_ASSIGN_OR_RETURN(NpyView view, ParseNpyView(bytes, kMaxBytes));
+  const std::string& dtype = view.dtype;
+  const std::string_view data = view.data;
+  if (dtype == "u2" || dtype == "i8") {
+    return absl::InvalidArgumentError("npy header: descr: expected u1, i1, <i2, <i4, <f4 or <f8");
   }
   NpyArray array;
-  array.shape = header.shape;
-  array.is_integer = header.descr[1] != 'f';
-  array.values.resize(static_cast<size_t>(*count));
-  const std::string dtype = header.descr.substr(1);
+  array.is_integer = dtype[0] != 'f';
+  array.values.resize(data.size() / static_cast<size_t>(dtype[1] - '0'));
+  array.shape = std::move(view.shape);
   if (dtype == "u1") Widen<uint8_t>(data, &array.values);
   if (dtype == "i1") Widen<int8_t>(data, &array.values);
   if (dtype == "i2") Widen<int16_t>(data, &array.values);

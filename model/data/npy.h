@@ -18,9 +18,19 @@ struct NpyArray {
   std::vector<float> values;  // row-major
 };
 
+// An array as it lies in the file.
+struct NpyView {
+  std::vector<int64_t> shape;
+  std::string dtype;      // u1, i1, u2, i2, i4, i8, f4 or f8
+  std::string_view data;  // row-major, of exactly the size that shape and dtype say
+};
+
+// At most 4 dimensions and `max_bytes` of data; the data lie in `bytes`. Errors: InvalidArgument
+// naming the place and the header field, DataLoss (short or too long), ResourceExhausted.
+absl::StatusOr<NpyView> ParseNpyView(std::string_view bytes, int64_t max_bytes);
+
 // dtypes u1, i1, i2, i4, f4, f8; at most 4 dimensions and 2 GiB. Integers beyond 2^24 in size,
-// which a float cannot hold, are an error. Errors: InvalidArgument naming the header field,
-// DataLoss (short or too long), ResourceExhausted.
+// which a float cannot hold, are an error. Errors as ParseNpyView.
 absl::StatusOr<NpyArray> ParseNpy(std::string_view bytes);
 absl::StatusOr<NpyArray> ReadNpy(const std::string& path);
 

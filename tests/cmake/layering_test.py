@@ -13,11 +13,12 @@ PROJECT = """
 cmake_minimum_required(VERSION 3.25)
 project(layering NONE)
 foreach(t gRPC::grpc++ gRPC::grpc++_reflection protobuf::libprotobuf prometheus-cpp::core spdlog::spdlog
-          OpenSSL::Crypto CLI11::CLI11)
+          OpenSSL::Crypto CLI11::CLI11 PNG::PNG ZLIB::ZLIB)
   add_library(${{t}} INTERFACE IMPORTED)
 endforeach()
 add_library(bflow_civetweb INTERFACE)
 add_library(bflow_flac INTERFACE)
+add_library(bflow_libzip INTERFACE)
 add_library(bflow_warnings INTERFACE)
 include({root}/cmake/layers.cmake)
 bflow_library(data_api LAYER data KIND INTERFACE)
