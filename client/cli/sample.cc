@@ -113,7 +113,9 @@ int Run(const Flags& flags) {
                                .keep = flags.json && !flags.to_files()});
   absl::Status status;
   {
-    ProgressBar bar("samples", static_cast<int64_t>(flags.num));
+    // CSV would be printed over the bar.
+    const bool quiet = flags.to_files() || flags.json;
+    ProgressBar bar("samples", quiet ? static_cast<int64_t>(flags.num) : 0);
     int64_t done = 0;
     status = client.Sample(*model, flags.num, options, [&](const v1::SampleResponse& reply) {
       bar.Update(done += reply.samples().shape(0));

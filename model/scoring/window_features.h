@@ -18,7 +18,7 @@ class Flow;
 // Rows that go through a flow together where up to `slice_rows` could. On the CPU an image goes
 // alone: the library convolves a batch by another algorithm than one image, and 16 images by
 // another than 8, which changes the last bits of a row; one at a time costs nothing where the nets
-// are wide (hidden 512), up to 1.7 times where they are narrow (128).
+// are wide (hidden 512), up to 1.8 times where they are narrow (128).
 int64_t RowsPerPass(const Flow& flow, int64_t slice_rows);
 
 // What a pass produces besides log p.

@@ -6,6 +6,7 @@ import os
 import pathlib
 import re
 import shutil
+import signal
 import struct
 import subprocess
 import tempfile
@@ -195,6 +196,18 @@ class ImageTest(unittest.TestCase):
         # 8,000 samples more are 24 MiB of pixels, 96 MiB of floats.
         self.assertLess(many - few, 8 << 20)
         self.assertLess(server_many - server_few, 24 << 20)
+
+    def test_an_interrupted_job_leaves_no_file(self):
+        folder = self.folder / "interrupted"
+        folder.mkdir()
+        for stop, code in ((signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)):
+            client = subprocess.Popen([BIN / "bflow", "sample", "large", "--num=4000000", f"--out={folder}/s.npy",
+                                       f"--server={self.server.address}"], stdout=subprocess.DEVNULL)
+            while not any(path.stat().st_size > 1 << 20 for path in folder.iterdir()):
+                self.assertIsNone(client.poll(), "the job ended by itself")
+            client.send_signal(stop)
+            self.assertEqual(client.wait(timeout=30), code)
+            self.assertEqual(list(folder.iterdir()), [])
 
     def test_what_is_told_about_a_model(self):
         info = self.bflow("info", "pixels").stdout
