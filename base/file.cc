@@ -87,18 +87,22 @@ std::atomic<const char*> unfinished{nullptr};
 // A disk that fills up is noticed before all of a large file was handed over.
 constexpr size_t kPiece = size_t{1} << 20;
 
-absl::Status WriteTemporary(FileSystem& files, const std::string& temporary,
-                            std::string_view content, int mode) {
-  BFLOW_ASSIGN_OR_RETURN(std::unique_ptr<NewFile> file, files.Create(temporary, mode));
-  BFLOW_FAULT_POINT("file.before_write");
-  while (!content.empty()) {
-    BFLOW_RETURN_IF_ERROR(file->Append(content.substr(0, kPiece)));
-    content.remove_prefix(std::min(content.size(), kPiece));
+// A device or pipe: there is nothing to flush or to rename.
+class PlainFile final : public NewFile {
+ public:
+  PlainFile(int fd, std::string path) : fd_(fd), path_(std::move(path)) {}
+  absl::Status Append(std::string_view content) override {
+    return WriteAll(fd_.get(), content, path_);
   }
-  BFLOW_FAULT_POINT("file.before_fsync");
-  BFLOW_RETURN_IF_ERROR(file->Sync());
-  return file->Close();
-}
+  absl::Status Sync() override { return absl::OkStatus(); }
+  absl::Status Close() override {
+    return fd_.Close() != 0 ? ErrnoStatus("close", path_, errno) : absl::OkStatus();
+  }
+
+ private:
+  Descriptor fd_;
+  const std::string path_;
+};
 
 }  // namespace
 
@@ -110,20 +114,78 @@ absl::StatusOr<std::string> ReadUserFile(const std::string& path, int64_t max_by
   return Read(path, max_bytes, 0);
 }
 
+absl::StatusOr<std::unique_ptr<FileWriter>> FileWriter::Create(FileSystem& files,
+                                                               const std::string& path, int mode) {
+  std::unique_ptr<FileWriter> writer(
+      new FileWriter(files, path, absl::StrCat(path, ".tmp.", getpid())));
+  unfinished = writer->temporary_.c_str();
+  BFLOW_ASSIGN_OR_RETURN(writer->file_, files.Create(writer->temporary_, mode));
+  BFLOW_FAULT_POINT("file.before_write");
+  return writer;
+}
+
+absl::StatusOr<std::unique_ptr<FileWriter>> FileWriter::CreateUserFile(const std::string& path) {
+  FileSystem& files = *FileSystem::Real();
+  struct stat info;
+  if (stat(path.c_str(), &info) != 0) {
+    if (errno != ENOENT) return ErrnoStatus("create", path, errno);
+    if (lstat(path.c_str(), &info) == 0) {
+      return absl::NotFoundError(
+          absl::StrCat("create ", View(BaseName(path)), ": a symbolic link that leads nowhere"));
+    }
+    return Create(files, path, 0644);
+  }
+  if (S_ISREG(info.st_mode)) {
+    const std::unique_ptr<char, decltype(&std::free)> target(realpath(path.c_str(), nullptr),
+                                                             std::free);
+    if (target == nullptr) return ErrnoStatus("create", path, errno);
+    return Create(files, target.get(), static_cast<int>(info.st_mode & 0777));
+  }
+  const int fd = open(path.c_str(), O_WRONLY | O_CLOEXEC);
+  if (fd < 0) return ErrnoStatus("open", path, errno);
+  std::unique_ptr<FileWriter> writer(new FileWriter(files, path, ""));
+  writer->file_ = std::make_unique<PlainFile>(fd, path);
+  return writer;
+}
+
+FileWriter::~FileWriter() {
+  if (temporary_.empty()) return;
+  file_.reset();
+  unfinished = nullptr;
+  files_.RemoveFile(temporary_).IgnoreError();
+}
+
+absl::Status FileWriter::Append(std::string_view content) {
+  while (!content.empty()) {
+    BFLOW_RETURN_IF_ERROR(file_->Append(content.substr(0, kPiece)));
+    content.remove_prefix(std::min(content.size(), kPiece));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status FileWriter::Finish() {
+  BFLOW_FAULT_POINT("file.before_fsync");
+  BFLOW_RETURN_IF_ERROR(file_->Sync());
+  return file_->Close();
+}
+
+absl::Status FileWriter::Commit() {
+  if (temporary_.empty()) return file_->Close();
+  BFLOW_RETURN_IF_ERROR(Finish());
+  BFLOW_FAULT_POINT("file.before_rename");
+  BFLOW_RETURN_IF_ERROR(files_.Rename(temporary_, path_));
+  unfinished = nullptr;
+  temporary_.clear();
+  BFLOW_FAULT_POINT("file.after_rename");
+  return files_.SyncFolder(DirName(path_));
+}
+
 absl::Status WriteFileAtomically(FileSystem& files, const std::string& path,
                                  std::string_view content, int mode) {
-  const std::string temporary = absl::StrCat(path, ".tmp.", getpid());
-  unfinished = temporary.c_str();
-  absl::Status status = WriteTemporary(files, temporary, content, mode);
-  BFLOW_FAULT_POINT("file.before_rename");
-  if (status.ok()) status = files.Rename(temporary, path);
-  unfinished = nullptr;
-  if (!status.ok()) {
-    files.RemoveFile(temporary).IgnoreError();
-    return status;
-  }
-  BFLOW_FAULT_POINT("file.after_rename");
-  return files.SyncFolder(DirName(path));
+  BFLOW_ASSIGN_OR_RETURN(const std::unique_ptr<FileWriter> file,
+                         FileWriter::Create(files, path, mode));
+  BFLOW_RETURN_IF_ERROR(file->Append(content));
+  return file->Commit();
 }
 
 absl::Status WriteFileAtomically(const std::string& path, std::string_view content, int mode) {
@@ -136,26 +198,9 @@ void RemoveUnfinishedFile() {
 }
 
 absl::Status WriteUserFile(const std::string& path, std::string_view content) {
-  struct stat info;
-  if (stat(path.c_str(), &info) != 0) {
-    if (errno != ENOENT) return ErrnoStatus("create", path, errno);
-    if (lstat(path.c_str(), &info) == 0) {
-      return absl::NotFoundError(
-          absl::StrCat("create ", View(BaseName(path)), ": a symbolic link that leads nowhere"));
-    }
-    return WriteFileAtomically(path, content);
-  }
-  if (S_ISREG(info.st_mode)) {
-    const std::unique_ptr<char, decltype(&std::free)> target(realpath(path.c_str(), nullptr),
-                                                             std::free);
-    if (target == nullptr) return ErrnoStatus("create", path, errno);
-    return WriteFileAtomically(target.get(), content, static_cast<int>(info.st_mode & 0777));
-  }
-  Descriptor fd(open(path.c_str(), O_WRONLY | O_CLOEXEC));
-  if (fd.get() < 0) return ErrnoStatus("open", path, errno);
-  BFLOW_RETURN_IF_ERROR(WriteAll(fd.get(), content, path));
-  if (fd.Close() != 0) return ErrnoStatus("close", path, errno);
-  return absl::OkStatus();
+  BFLOW_ASSIGN_OR_RETURN(const std::unique_ptr<FileWriter> file, FileWriter::CreateUserFile(path));
+  BFLOW_RETURN_IF_ERROR(file->Append(content));
+  return file->Commit();
 }
 
 absl::Status MakeDirectories(FileSystem& files, const std::string& path, int mode) {

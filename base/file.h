@@ -5,8 +5,10 @@
 #define BFLOW_BASE_FILE_H_
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -35,8 +37,8 @@ absl::Status WriteFileAtomically(FileSystem& files, const std::string& path,
 absl::Status WriteFileAtomically(const std::string& path, std::string_view content,
                                  int mode = 0644);
 
-// Removes what a WriteFileAtomically under way has written so far. Async-signal-safe: for a handler
-// that ends the process. One write at a time is known, the latest.
+// Removes what a FileWriter (or WriteFileAtomically) under way has written so far.
+// Async-signal-safe: for a handler that ends the process. One write at a time is known, the latest.
 void RemoveUnfinishedFile();
 
 // For an output file that a person names on a command line. A regular file (also at the end of a
@@ -44,6 +46,34 @@ void RemoveUnfinishedFile();
 // its mode as far as the umask lets it; a device or a pipe is written to as it stands. Errors as
 // WriteFileAtomically.
 absl::Status WriteUserFile(const std::string& path, std::string_view content);
+
+// A file written piece by piece, for content that should not be in memory as a whole: as the
+// functions above it is there as it was, or whole once Commit has returned. Without Commit nothing
+// remains. Errors as WriteFileAtomically.
+class FileWriter {
+ public:
+  static absl::StatusOr<std::unique_ptr<FileWriter>> Create(FileSystem& files,
+                                                            const std::string& path, int mode);
+  // As WriteUserFile: a device or a pipe is written to as the pieces come.
+  static absl::StatusOr<std::unique_ptr<FileWriter>> CreateUserFile(const std::string& path);
+
+  ~FileWriter();
+  FileWriter(const FileWriter&) = delete;
+  FileWriter& operator=(const FileWriter&) = delete;
+
+  absl::Status Append(std::string_view content);
+  absl::Status Commit();
+
+ private:
+  FileWriter(FileSystem& files, std::string path, std::string temporary)
+      : files_(files), path_(std::move(path)), temporary_(std::move(temporary)) {}
+  absl::Status Finish();
+
+  FileSystem& files_;
+  const std::string path_;
+  std::string temporary_;  // empty where there is none, or no more
+  std::unique_ptr<NewFile> file_;
+};
 
 // Creates a folder and its missing parents, and flushes their names to the disk.
 absl::Status MakeDirectories(FileSystem& files, const std::string& path, int mode = 0755);

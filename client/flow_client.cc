@@ -29,6 +29,10 @@ namespace {
 // Bytes of a request or reply beside its tensors.
 constexpr int64_t kEnvelopeBytes = 64 << 10;
 
+// Passes of images through a flow per chunk: one can take a large part of a second, and the next
+// answer is waited for only so long.
+constexpr int64_t kImagePassesPerChunk = 64;
+
 // Answers of other weights than those pinned are not the same measurement.
 absl::Status CheckModelRef(const PinnedModel& model, const v1::ModelRef& ref) {
   if (ref.version() == model.version.version() &&
@@ -52,6 +56,16 @@ absl::StatusOr<std::vector<RowLogLikelihood>> ReadLikelihood(int64_t n, const v1
     out[i] = {static_cast<uint8_t>(row_status[i]), log_probs[i], nats_per_dim[i], bits_per_dim[i]};
   }
   return out;
+}
+
+// The integer types that rows of codes may go as: those that the model takes.
+std::vector<v1::DataType> CodeTypes(const PinnedModel& model, const RowSource& rows) {
+  std::vector<v1::DataType> types;
+  for (const int type : model.info.input_dtypes()) {
+    const bool integer = type == v1::DATA_TYPE_UINT8 || type == v1::DATA_TYPE_INT16;
+    if (integer && !rows.real_valued) types.push_back(static_cast<v1::DataType>(type));
+  }
+  return types;
 }
 
 // Puts `next` into descending `top` if it belongs there.
@@ -260,7 +274,7 @@ absl::StatusOr<int> FlowClient::CheckHealth(const std::string& service) {
   return reply.value();
 }
 
-int64_t FlowClient::RowsPerChunk(const PinnedModel& model) const {
+int64_t FlowClient::RowsPerChunk(const PinnedModel& model, uint32_t draws) const {
   int64_t bytes = options_.max_chunk_data_bytes;
   const auto at_most = [&](uint64_t limit, int64_t beside) {
     if (limit > 0) bytes = std::min(bytes, static_cast<int64_t>(limit) - beside);
@@ -271,6 +285,9 @@ int64_t FlowClient::RowsPerChunk(const PinnedModel& model) const {
   int64_t rows =
       std::max<int64_t>(bytes / (model.EventValues() * static_cast<int64_t>(sizeof(float))), 1);
   if (model.limits.max_rows() > 0) rows = std::min<int64_t>(rows, model.limits.max_rows());
+  if (model.is_image()) {
+    rows = std::min(rows, std::max<int64_t>(kImagePassesPerChunk / std::max(draws, 1u), 1));
+  }
   return rows;
 }
 
@@ -278,11 +295,9 @@ absl::Status FlowClient::Score(
     const PinnedModel& model, const RowSource& rows, const v1::StreamScoreRequest::Open& open,
     const ProgressCallback& progress,
     const std::function<absl::Status(int64_t, int64_t, const Result&)>& take) {
-  const int64_t step = RowsPerChunk(model);
+  const int64_t step = RowsPerChunk(model, open.dequantization().draws());
   const int64_t values = model.EventValues();
-  const auto& dtypes = model.info.input_dtypes();
-  const bool takes_int16 = !rows.real_valued && std::find(dtypes.begin(), dtypes.end(),
-                                                          v1::DATA_TYPE_INT16) != dtypes.end();
+  const std::vector<v1::DataType> dtypes = CodeTypes(model, rows);
   const std::vector<int64_t> shape(model.info.event_shape().begin(),
                                    model.info.event_shape().end());
   const auto first_row = [&](uint64_t chunk) { return static_cast<int64_t>(chunk) * step; };
@@ -298,7 +313,7 @@ absl::Status FlowClient::Score(
     rows.fill(first_row(index), count(index), buffer.data());
     v1::StreamScoreRequest::Chunk chunk;
     chunk.set_first_row(static_cast<uint64_t>(first_row(index)));
-    *chunk.mutable_x() = EncodeRows(buffer, shape, takes_int16 && FitsInt16(buffer));
+    *chunk.mutable_x() = EncodeRows(buffer, shape, SmallestType(buffer, dtypes));
     return chunk;
   };
   job.opened = [&](const v1::StreamScoreResponse::Opened& opened) {

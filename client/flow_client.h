@@ -57,6 +57,7 @@ struct PinnedModel {
   butterflyflow::v1::EffectiveLimits limits;
 
   int64_t EventValues() const;  // D
+  bool is_image() const { return info.architecture() == "image"; }
   butterflyflow::v1::ModelSelector Selector() const;
 };
 
@@ -147,8 +148,8 @@ class FlowClient {
   absl::Status Sample(const PinnedModel& model, uint64_t count, const SampleOptions& options,
                       const SampleCallback& consume);
 
-  // Rows of one chunk, at least 1.
-  int64_t RowsPerChunk(const PinnedModel& model) const;
+  // Rows of one chunk, at least 1. `draws`: passes through the flow per row.
+  int64_t RowsPerChunk(const PinnedModel& model, uint32_t draws = 1) const;
 
  private:
   using Result = butterflyflow::v1::StreamScoreResponse::Result;

@@ -4,11 +4,13 @@
 #include <cmath>
 #include <cstring>
 #include <memory>
+#include <span>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "base/file.h"
 #include "base/status.h"
+#include "model/data/images.h"
 #include "model/data/npy.h"
 #include "model/data/wfdb.h"
 #include "model/data/windows.h"
@@ -144,17 +146,40 @@ absl::StatusOr<InputWindows> LoadRecord(const std::string& path, const PinnedMod
   return out;
 }
 
+absl::StatusOr<InputWindows> LoadImages(const std::string& path, const PinnedModel& model) {
+  BFLOW_ASSIGN_OR_RETURN(ImageSet read, ReadImages({path}));
+  const auto images = std::make_shared<const ImageSet>(std::move(read));
+  const ImageShape expected{model.info.event_shape(0), model.info.event_shape(1),
+                            model.info.event_shape(2)};
+  if (images->shape != expected) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("images of ", images->shape.Text(), ", the model takes ", expected.Text()));
+  }
+  InputWindows out;
+  for (int64_t i = 0; i < images->count; ++i) out.places.push_back({"", i, i, false});
+  out.rows.fill = [images](int64_t first, int64_t count, float* to) {
+    for (int64_t i = first; i < first + count; ++i) {
+      const std::span<const uint8_t> pixels = images->Image(i);
+      to = std::copy(pixels.begin(), pixels.end(), to);
+    }
+  };
+  return out;
+}
+
 }  // namespace
 
 absl::StatusOr<InputWindows> LoadInput(const std::string& path, const PinnedModel& model,
                                        const InputOptions& options) {
-  std::string name(BaseName(path));
-  if (EndsWith(name, ".hea")) name.resize(name.size() - 4);
-  if (model.info.event_shape_size() != 2) {
-    return absl::InvalidArgumentError("MODEL: only waveform models [T, C] score records");
+  const bool is_image = model.is_image();
+  // A folder of images may end with a slash.
+  std::string name(BaseName(is_image ? path.substr(0, path.find_last_not_of('/') + 1) : path));
+  if (!is_image && EndsWith(name, ".hea")) name.resize(name.size() - 4);
+  if (model.info.event_shape_size() != (is_image ? 3 : 2)) {
+    return absl::InvalidArgumentError("MODEL: its event_shape is not of a kind known here");
   }
-  absl::StatusOr<InputWindows> out =
-      EndsWith(name, ".npy") ? LoadNpy(path, model, options) : LoadRecord(path, model, options);
+  absl::StatusOr<InputWindows> out = is_image                 ? LoadImages(path, model)
+                                     : EndsWith(name, ".npy") ? LoadNpy(path, model, options)
+                                                              : LoadRecord(path, model, options);
   if (!out.ok()) return Named(name, out.status());
   out->record = name;
   out->rows.rows = static_cast<int64_t>(out->places.size());

@@ -1,6 +1,7 @@
 // Inputs of the scoring commands: a WFDB record or a .npy file becomes a list of windows of the
-// model's shape. Channels are matched by name; what does not fit the model is left out with a
-// reason and never rescaled.
+// model's shape; for a model of images, whatever ReadImages takes becomes a list of images. The
+// channels of a record are matched by name; what does not fit the model is left out with a reason
+// and never rescaled.
 #ifndef BFLOW_CLIENT_INPUT_H_
 #define BFLOW_CLIENT_INPUT_H_
 
@@ -25,7 +26,7 @@ struct InputWindows {
   std::string record;
   std::optional<std::string> start_time;
   double frames_per_second = 0;  // 0 if unknown
-  int64_t window_frames = 0;
+  int64_t window_frames = 0;     // 0 of images: each stands alone, its place is its number
   std::vector<WindowPlace> places;
   RowSource rows;                    // rows.rows == places.size(); shares the data with nobody else
   std::vector<std::string> skipped;  // "segment 3234460_0002: no signal ABP"

@@ -1,5 +1,5 @@
 // What bflow prints about scored records: the CSV of `bflow score` (columns pinned), the summary
-// for a person and the JSON document.
+// for a person and the JSON document. A model of images has columns and keys of its own.
 #ifndef BFLOW_CLIENT_REPORT_H_
 #define BFLOW_CLIENT_REPORT_H_
 
@@ -25,6 +25,12 @@ using FailedInput = std::pair<std::string, std::string>;
 
 // A CSV field by RFC 4180: quoted only where it has to be.
 std::string CsvField(const std::string& text);
+
+// The columns that loglik and score begin with: which row of which input, the model, its
+// likelihood. Without the end of the line.
+std::string LikelihoodCsvHeader(const PinnedModel& model);
+std::string LikelihoodCsv(const PinnedModel& model, const InputWindows& input, size_t row,
+                          const RowLogLikelihood& likelihood);
 
 std::string ScoreCsv(const PinnedModel& model, const std::vector<ScoredRecord>& records);
 

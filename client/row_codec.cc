@@ -1,5 +1,6 @@
 #include "client/row_codec.h"
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstring>
@@ -11,11 +12,32 @@ namespace bflow::client {
 namespace v1 = ::butterflyflow::v1;
 static_assert(std::endian::native == std::endian::little, "tensors are little-endian raw bytes");
 
-bool FitsInt16(std::span<const float> values) {
-  for (const float v : values) {
-    if (!(v >= -32768.0f && v <= 32767.0f) || v != std::trunc(v)) return false;
+namespace {
+
+bool Fits(std::span<const float> values, float low, float high) {
+  return std::all_of(values.begin(), values.end(),
+                     [&](float v) { return v >= low && v <= high && v == std::trunc(v); });
+}
+
+template <typename T>
+std::string Bytes(std::span<const float> values) {
+  std::string data(values.size() * sizeof(T), '\0');
+  for (size_t i = 0; i < values.size(); ++i) {
+    const T code = static_cast<T>(values[i]);
+    std::memcpy(data.data() + i * sizeof(code), &code, sizeof(code));
   }
-  return true;
+  return data;
+}
+
+}  // namespace
+
+v1::DataType SmallestType(std::span<const float> values, std::span<const v1::DataType> allowed) {
+  const auto may_be = [&](v1::DataType type) {
+    return std::find(allowed.begin(), allowed.end(), type) != allowed.end();
+  };
+  if (may_be(v1::DATA_TYPE_UINT8) && Fits(values, 0, 255)) return v1::DATA_TYPE_UINT8;
+  if (may_be(v1::DATA_TYPE_INT16) && Fits(values, -32768, 32767)) return v1::DATA_TYPE_INT16;
+  return v1::DATA_TYPE_FP32;
 }
 
 int64_t ValueBytes(v1::DataType dtype) {
@@ -34,24 +56,16 @@ int64_t ValueBytes(v1::DataType dtype) {
 }
 
 v1::Tensor EncodeRows(std::span<const float> values, std::span<const int64_t> event_shape,
-                      bool int16) {
+                      v1::DataType dtype) {
   v1::Tensor tensor;
   int64_t row = 1;
   for (const int64_t n : event_shape) row *= n;
   tensor.add_shape(static_cast<int64_t>(values.size()) / row);
   for (const int64_t n : event_shape) tensor.add_shape(n);
-  std::string* data = tensor.mutable_data();
-  if (int16) {
-    tensor.set_dtype(v1::DATA_TYPE_INT16);
-    data->resize(values.size() * sizeof(int16_t));
-    for (size_t i = 0; i < values.size(); ++i) {
-      const int16_t code = static_cast<int16_t>(values[i]);
-      std::memcpy(data->data() + i * sizeof(code), &code, sizeof(code));
-    }
-  } else {
-    tensor.set_dtype(v1::DATA_TYPE_FP32);
-    data->assign(reinterpret_cast<const char*>(values.data()), values.size_bytes());
-  }
+  tensor.set_dtype(dtype);
+  tensor.set_data(dtype == v1::DATA_TYPE_UINT8   ? Bytes<uint8_t>(values)
+                  : dtype == v1::DATA_TYPE_INT16 ? Bytes<int16_t>(values)
+                                                 : Bytes<float>(values));
   return tensor;
 }
 

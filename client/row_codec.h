@@ -1,6 +1,6 @@
-// Rows to and from the tensors of the wire: raw little-endian bytes. Codes go as INT16 where they
-// are whole numbers that fit, half the bytes of FP32; replies are checked against the number of
-// rows that was asked for before anything is read from them.
+// Rows to and from the tensors of the wire: raw little-endian bytes. Codes go as UINT8 or INT16
+// where they are whole numbers that fit, a quarter or half the bytes of FP32; replies are checked
+// against the number of rows that was asked for before anything is read from them.
 #ifndef BFLOW_CLIENT_ROW_CODEC_H_
 #define BFLOW_CLIENT_ROW_CODEC_H_
 
@@ -14,12 +14,15 @@
 
 namespace bflow::client {
 
-// True if every value is a whole number within int16.
-bool FitsInt16(std::span<const float> values);
+// The smallest of the integer types `allowed` (UINT8, INT16) in which every value is a whole number
+// that fits; FP32 if there is none.
+butterflyflow::v1::DataType SmallestType(std::span<const float> values,
+                                         std::span<const butterflyflow::v1::DataType> allowed);
 
-// `values` are rows of `event_shape`; as INT16 if `int16`, else FP32.
+// `values` are rows of `event_shape`, as UINT8, INT16 (they must fit) or FP32.
 butterflyflow::v1::Tensor EncodeRows(std::span<const float> values,
-                                     std::span<const int64_t> event_shape, bool int16);
+                                     std::span<const int64_t> event_shape,
+                                     butterflyflow::v1::DataType dtype);
 
 // A reply tensor of FP32 or FP64 of exactly `count` values. Errors: Internal, naming `field`: a
 // server that answers anything else is broken.

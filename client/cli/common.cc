@@ -32,7 +32,11 @@ absl::StatusOr<ClientOptions> CommonFlags::Options() const {
 
 void InputFlags::Add(CLI::App* app) {
   app->add_option("MODEL", model, "name, name@version or name:label")->required();
-  app->add_option("INPUT", inputs, "WFDB records (with or without .hea) or .npy files")->required();
+  app->add_option(
+         "INPUT", inputs,
+         "WFDB records (with or without .hea) or .npy files; of images: IDX, CIFAR-10, .npz, "
+         ".npy and PNG files, folders of PNG files")
+      ->required();
   app->add_option("--signals", signals,
                   "A,B: names of the record's signals, in the order of the model's channels");
   app->add_option("--hop", hop, "frames from one window to the next; the window if not given")

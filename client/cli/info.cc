@@ -13,7 +13,7 @@ namespace {
 
 namespace v1 = ::butterflyflow::v1;
 
-void PrintVersion(const v1::VersionInfo& version) {
+void PrintVersion(const v1::VersionInfo& version, const char* rows) {
   std::printf("\nversion %lld  %s%s%s\n", static_cast<long long>(version.version()),
               VersionStateName(version.state()).c_str(), version.reason().empty() ? "" : "  ",
               version.reason().c_str());
@@ -23,10 +23,12 @@ void PrintVersion(const v1::VersionInfo& version) {
   std::printf("  manifest           %s\n", version.manifest_sha256().c_str());
   std::printf("  can sample         %s\n", version.can_sample() ? "yes" : "no");
   if (version.can_score_anomaly()) {
-    std::printf("  anomaly score      %s, %u calibration windows, alpha %g\n",
-                version.score_definition().c_str(), version.calibration_rows(), version.alpha());
+    std::printf("  anomaly score      %s, %u calibration %s, alpha %g\n",
+                version.score_definition().c_str(), version.calibration_rows(), rows,
+                version.alpha());
     if (version.calibration_rows() < 200) {
-      std::printf("  warning            fewer than 200 calibration windows: p-values are coarse\n");
+      std::printf("  warning            fewer than 200 calibration %s: p-values are coarse\n",
+                  rows);
     }
     std::printf("  features           %s\n", absl::StrJoin(version.feature_names(), ", ").c_str());
     std::printf("  reference          %.4f +- %.4f nats/dim\n", version.reference_mean(),
@@ -36,6 +38,23 @@ void PrintVersion(const v1::VersionInfo& version) {
   }
   for (const auto& [key, value] : version.card()) {
     std::printf("  %-18s %s\n", key.c_str(), value.c_str());
+  }
+}
+
+void PrintWaveformChannels(const v1::ModelInfo& model) {
+  if (model.sampling_rate_hz() > 0) std::printf("sampling rate %g Hz\n", model.sampling_rate_hz());
+  std::printf("%-16s %-8s %10s %10s %6s %10s %10s\n", "CHANNEL", "UNIT", "GAIN", "BASELINE", "STEP",
+              "MIN", "MAX");
+  for (const v1::Channel& c : model.channels()) {
+    std::printf("%-16s %-8s %10g %10g %6g %10g %10g\n", c.name().c_str(), c.unit().c_str(),
+                c.gain(), c.baseline(), c.step(), c.input_min(), c.input_max());
+  }
+}
+
+void PrintImageChannels(const v1::ModelInfo& model) {
+  std::printf("%-16s %6s %10s %10s\n", "CHANNEL", "STEP", "MIN", "MAX");
+  for (const v1::Channel& c : model.channels()) {
+    std::printf("%-16s %6g %10g %10g\n", c.name().c_str(), c.step(), c.input_min(), c.input_max());
   }
 }
 
@@ -49,18 +68,17 @@ void PrintModel(const v1::GetModelResponse& reply) {
     }
     return;
   }
+  const bool is_image = model.architecture() == "image";
   std::printf("%s: %s %s, %s, on %s%s\n", model.name().c_str(), model.architecture().c_str(),
               absl::StrJoin(model.event_shape(), "x").c_str(),
-              model.quantised() ? "converter codes" : "real values", reply.device().c_str(),
-              model.patient_sensitive() ? ", patient-sensitive" : "");
-  if (model.sampling_rate_hz() > 0) std::printf("sampling rate %g Hz\n", model.sampling_rate_hz());
-  std::printf("%-16s %-8s %10s %10s %6s %10s %10s\n", "CHANNEL", "UNIT", "GAIN", "BASELINE", "STEP",
-              "MIN", "MAX");
-  for (const v1::Channel& c : model.channels()) {
-    std::printf("%-16s %-8s %10g %10g %6g %10g %10g\n", c.name().c_str(), c.unit().c_str(),
-                c.gain(), c.baseline(), c.step(), c.input_min(), c.input_max());
+              !model.quantised() ? "real values"
+              : is_image         ? "pixel values"
+                                 : "converter codes",
+              reply.device().c_str(), model.patient_sensitive() ? ", patient-sensitive" : "");
+  is_image ? PrintImageChannels(model) : PrintWaveformChannels(model);
+  for (const v1::VersionInfo& version : model.versions()) {
+    PrintVersion(version, is_image ? "images" : "windows");
   }
-  for (const v1::VersionInfo& version : model.versions()) PrintVersion(version);
 }
 
 }  // namespace

@@ -31,10 +31,16 @@ JobOutcome RunJob(FlowClient* client, const InputFlags& flags,
   if (!selector.ok()) return Ended(Fail(selector.status()));
   const auto model = client->Pin(*selector);
   if (!model.ok()) return Ended(Fail(model.status()));
-  if (!options->signals.empty() &&
+  if (!options->signals.empty() && !model->is_image() &&
       static_cast<int>(options->signals.size()) != model->info.channels_size()) {
     return Ended(
         Fail("--signals: one name for each of the model's channels is needed", kExitUsage));
+  }
+  const bool of_waveforms = !options->signals.empty() || options->hop > 0 ||
+                            options->from_s.has_value() || options->to_s.has_value();
+  if (model->is_image() && of_waveforms) {
+    return Ended(Fail("--signals, --hop, --from, --to: go with waveforms, the model takes images",
+                      kExitUsage));
   }
   JobOutcome outcome;
   outcome.model = *model;
@@ -66,16 +72,17 @@ JobOutcome RunJob(FlowClient* client, const InputFlags& flags,
 
 bool ListMarked(const InputWindows& input, const std::vector<uint8_t>& status) {
   constexpr int kListed = 16;
+  const char* const what = input.window_frames > 0 ? "window" : "image";
   int marked = 0;
   for (size_t i = 0; i < status.size(); ++i) {
     if (status[i] == 0) continue;
     if (++marked > kListed) continue;
-    std::fprintf(stderr, "bflow: %s: window %lld: %s\n", input.record.c_str(),
+    std::fprintf(stderr, "bflow: %s: %s %lld: %s\n", input.record.c_str(), what,
                  static_cast<long long>(input.places[i].index), RowStatusName(status[i]).c_str());
   }
   if (marked > kListed) {
-    std::fprintf(stderr, "bflow: %s: and %d more windows\n", input.record.c_str(),
-                 marked - kListed);
+    std::fprintf(stderr, "bflow: %s: and %d more %ss\n", input.record.c_str(), marked - kListed,
+                 what);
   }
   return marked > 0;
 }

@@ -24,7 +24,7 @@ struct JobOutcome {
 JobOutcome RunJob(FlowClient* client, const InputFlags& flags,
                   const std::function<absl::Status(const PinnedModel&, InputWindows)>& score);
 
-// Lists up to 16 marked windows of a record on stderr; true if there are any.
+// Lists up to 16 marked windows (images) of an input on stderr; true if there are any.
 bool ListMarked(const InputWindows& input, const std::vector<uint8_t>& status);
 
 }  // namespace bflow::client

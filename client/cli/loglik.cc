@@ -5,11 +5,9 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_format.h"
 #include "base/exit_code.h"
 #include "base/file.h"
 #include "client/cli/job.h"
-#include "client/time_text.h"
 
 namespace bflow::client {
 namespace {
@@ -51,23 +49,10 @@ Means MeansOf(const std::vector<RowLogLikelihood>& rows) {
 }
 
 std::string Csv(const PinnedModel& model, const std::vector<RecordLikelihood>& records) {
-  std::string out =
-      "record,segment,window,start_sample,start_time,model,version,manifest_sha256,row_status,"
-      "constant_channel,log_prob,nats_per_dim,bits_per_dim\r\n";
+  std::string out = LikelihoodCsvHeader(model) + "\r\n";
   for (const RecordLikelihood& record : records) {
-    const InputWindows& input = record.input;
     for (size_t i = 0; i < record.rows.size(); ++i) {
-      const WindowPlace& place = input.places[i];
-      const double offset = input.frames_per_second > 0
-                                ? static_cast<double>(place.start_frame) / input.frames_per_second
-                                : 0;
-      absl::StrAppend(&out, CsvField(input.record), ",", CsvField(place.segment), ",", place.index,
-                      ",", place.start_frame, ",", AddToStartTime(input.start_time, offset), ",",
-                      CsvField(model.info.name()), ",", model.version.version(), ",",
-                      model.version.manifest_sha256(), ",", RowStatusName(record.rows[i].status),
-                      ",", place.constant_channel ? 1 : 0);
-      absl::StrAppendFormat(&out, ",%.9g,%.9g,%.9g\r\n", record.rows[i].log_prob,
-                            record.rows[i].nats_per_dim, record.rows[i].bits_per_dim);
+      absl::StrAppend(&out, LikelihoodCsv(model, record.input, i, record.rows[i]), "\r\n");
     }
   }
   return out;
@@ -80,8 +65,9 @@ void PrintText(const JobOutcome& job, const Flags& flags, uint64_t seed,
               job.model.version.manifest_sha256().substr(0, 12).c_str());
   std::printf("noise      seed %llu, %u draw%s\n", static_cast<unsigned long long>(seed),
               flags.draws, flags.draws == 1 ? "" : "s");
-  std::printf("%-24s %8s %8s %14s %12s %12s\n", "RECORD", "WINDOWS", "MARKED", "LOG_PROB",
-              "NATS/DIM", "BITS/DIM");
+  std::printf("%-24s %8s %8s %14s %12s %12s\n", "RECORD",
+              job.model.is_image() ? "IMAGES" : "WINDOWS", "MARKED", "LOG_PROB", "NATS/DIM",
+              "BITS/DIM");
   for (const RecordLikelihood& record : records) {
     const Means m = MeansOf(record.rows);
     std::printf("%-24s %8lld %8lld %14.4f %12.6f %12.6f\n", record.input.record.c_str(),
@@ -103,12 +89,12 @@ Json Document(const JobOutcome& job, const Flags& flags, uint64_t seed,
   for (const RecordLikelihood& record : records) {
     const Means m = MeansOf(record.rows);
     out["records"].push_back({{"record", record.input.record},
-                              {"windows", m.windows},
+                              {job.model.is_image() ? "images" : "windows", m.windows},
                               {"marked", static_cast<int64_t>(record.rows.size()) - m.windows},
                               {"log_prob", Number(m.log_prob)},
                               {"nats_per_dim", Number(m.nats_per_dim)},
-                              {"bits_per_dim", Number(m.bits_per_dim)},
-                              {"skipped", record.input.skipped}});
+                              {"bits_per_dim", Number(m.bits_per_dim)}});
+    if (!job.model.is_image()) out["records"].back()["skipped"] = record.input.skipped;
   }
   out["failed"] = Json::array();
   for (const FailedInput& f : job.failed) {
@@ -160,16 +146,17 @@ int Run(const Flags& flags) {
 }  // namespace
 
 Command AddLogLik(CLI::App* program) {
-  CLI::App* app = program->add_subcommand("loglik", "exact log-likelihood of windows of records");
+  CLI::App* app =
+      program->add_subcommand("loglik", "exact log-likelihood of windows of records, or of images");
   auto flags = std::make_shared<Flags>();
   flags->Add(app);
   flags->input.Add(app);
   app->add_option("--seed", flags->seed, "of the dequantisation noise; random if not given")
       ->check(WholeNumber());
-  app->add_option("--draws", flags->draws, "noise draws per window")
+  app->add_option("--draws", flags->draws, "noise draws per window or image")
       ->check(CLI::Range(1, 64))
       ->capture_default_str();
-  app->add_option("--out", flags->out, "CSV file, one line per window");
+  app->add_option("--out", flags->out, "CSV file, one line per window or image");
   return {app, [flags] { return Run(*flags); }};
 }
 

@@ -18,6 +18,14 @@ void OnInterrupt(int) {
   _exit(kExitInterrupted);
 }
 
+// Samples are written for as long as they are drawn; then the process dies of the signal as it
+// would have.
+void OnTermination(int signal) {
+  RemoveUnfinishedFile();
+  std::signal(signal, SIG_DFL);
+  std::raise(signal);
+}
+
 int Dispatch(int argc, char** argv) {
   std::vector<std::string> arguments = NormaliseArguments(argc, argv);
   const auto flags_end = std::find(arguments.begin(), arguments.end(), "--");
@@ -54,6 +62,8 @@ int Dispatch(int argc, char** argv) {
 
 int RunBflow(int argc, char** argv) {
   std::signal(SIGINT, OnInterrupt);
+  std::signal(SIGTERM, OnTermination);
+  if (std::signal(SIGHUP, OnTermination) == SIG_IGN) std::signal(SIGHUP, SIG_IGN);  // nohup
   std::signal(SIGXFSZ, SIG_IGN);  // an error of the write, as a full disk is
   return ExitAfterOutput(Dispatch(argc, argv), "bflow");
 }

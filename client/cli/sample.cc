@@ -1,25 +1,24 @@
 #include <algorithm>
 #include <cstdio>
-#include <cstring>
 #include <memory>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_format.h"
 #include "base/exit_code.h"
 #include "base/json.h"
 #include "client/cli/commands.h"
+#include "client/cli/sample_output.h"
 #include "client/model_name.h"
-#include "model/data/npy.h"
 
 namespace bflow::client {
 namespace {
 
 namespace v1 = ::butterflyflow::v1;
 
-// All samples of a call are in memory until they are written.
-constexpr int64_t kMaxBytes = int64_t{4} << 30;
+// Of the samples of a JSON document, which is made in memory.
+constexpr int64_t kMaxJsonBytes = int64_t{1} << 30;
 
 struct Flags : CommonFlags {
   std::string model;
@@ -28,77 +27,67 @@ struct Flags : CommonFlags {
   std::optional<double> temperature;
   std::string unit;
   std::string out;
+  std::string png;
+
+  bool to_files() const { return !out.empty() || !png.empty(); }
 };
 
-// Appends the values of a reply; false for a type that samples never have.
-bool AppendValues(const v1::Tensor& tensor, std::vector<float>* values) {
-  const std::string& data = tensor.data();
-  if (tensor.dtype() == v1::DATA_TYPE_FP32) {
-    const size_t old = values->size();
-    values->resize(old + data.size() / sizeof(float));
-    std::memcpy(values->data() + old, data.data(), data.size());
-    return true;
-  }
-  if (tensor.dtype() != v1::DATA_TYPE_INT16) return false;
-  for (size_t i = 0; i + 1 < data.size(); i += sizeof(int16_t)) {
-    int16_t code;
-    std::memcpy(&code, data.data() + i, sizeof(code));
-    values->push_back(code);
-  }
-  return true;
-}
-
-// Without --out: one line per value and channel of each sample, as CSV.
-void PrintCsv(const PinnedModel& model, const std::vector<float>& values) {
-  std::string header = "sample,step";
-  for (const auto& channel : model.info.channels()) absl::StrAppend(&header, ",", channel.name());
-  std::printf("%s\n", header.c_str());
-  const int64_t steps = model.info.event_shape(0);
-  const int64_t per_step = model.EventValues() / steps;
-  const int64_t rows = static_cast<int64_t>(values.size()) / per_step;
-  for (int64_t r = 0; r < rows; ++r) {
-    std::string line = absl::StrCat(r / steps, ",", r % steps);
-    for (int64_t c = 0; c < per_step; ++c) {
-      absl::StrAppendFormat(&line, ",%.7g", values[static_cast<size_t>(r * per_step + c)]);
-    }
-    std::printf("%s\n", line.c_str());
-  }
-}
-
-int Finish(const Flags& flags, const PinnedModel& model, const SampleOptions& options,
-           const std::vector<float>& values, bool codes) {
-  if (!flags.out.empty()) {
-    std::vector<int64_t> shape = {static_cast<int64_t>(flags.num)};
-    shape.insert(shape.end(), model.info.event_shape().begin(), model.info.event_shape().end());
-    const absl::Status written =
-        WriteNpy(flags.out, shape, values, codes ? NpyType::kInt16 : NpyType::kFloat32);
-    if (!written.ok()) {
-      return Fail("--out: " + std::string(written.message().data(), written.message().size()),
-                  kExitCannotWrite);
-    }
-  }
+void Print(const Flags& flags, const PinnedModel& model, uint64_t seed,
+           const SampleOutput& output) {
+  const char* const unit = output.codes() ? "code" : "scaled";
+  const auto printed_seed = static_cast<unsigned long long>(seed);
   if (flags.json) {
     Json out;
     out["model"] = model.info.name();
     out["version"] = model.version.version();
     out["manifest_sha256"] = model.version.manifest_sha256();
     out["num"] = flags.num;
-    out["seed"] = options.seed;
-    out["unit"] = codes ? "code" : "scaled";
+    out["seed"] = seed;
+    out["unit"] = unit;
     out["event_shape"] =
         std::vector<int64_t>(model.info.event_shape().begin(), model.info.event_shape().end());
-    if (flags.out.empty()) out["samples"] = values;
+    if (!flags.to_files()) out["samples"] = output.kept();
     std::printf("%s\n", out.dump().c_str());
-    return kExitOk;
-  }
-  if (flags.out.empty()) {
-    PrintCsv(model, values);
-    std::fprintf(stderr, "seed %llu\n", static_cast<unsigned long long>(options.seed));
-  } else {
+  } else if (flags.to_files()) {
     std::printf("model %s@%lld  samples %llu  unit %s  seed %llu\n", model.info.name().c_str(),
                 static_cast<long long>(model.version.version()),
-                static_cast<unsigned long long>(flags.num), codes ? "code" : "scaled",
-                static_cast<unsigned long long>(options.seed));
+                static_cast<unsigned long long>(flags.num), unit, printed_seed);
+  } else {
+    std::fprintf(stderr, "seed %llu\n", printed_seed);
+  }
+}
+
+// What the command line alone can get wrong: an exit code, kExitOk if nothing.
+int CheckFlags(const Flags& flags) {
+  if (flags.temperature.has_value() && !(*flags.temperature > 0 && *flags.temperature <= 4)) {
+    return Fail("--temperature: takes a number above 0, at most 4", kExitUsage);
+  }
+  if (flags.num < 1) return Fail("--num: takes 1 or more", kExitUsage);
+  if (!flags.png.empty() && flags.unit == "scaled") {
+    return Fail("--png: shows pixels, not --unit=scaled", kExitUsage);
+  }
+  for (const auto& [flag, path] : {std::pair("--out", flags.out), std::pair("--png", flags.png)}) {
+    if (!path.empty() && !CanWrite(path)) {
+      return Fail(absl::StrCat(flag, ": the file cannot be created there"), kExitCannotWrite);
+    }
+  }
+  return kExitOk;
+}
+
+// What it gets wrong for this model.
+int CheckModel(const Flags& flags, const PinnedModel& model) {
+  if (!model.is_image() && !flags.png.empty()) {
+    return Fail("--png: shows images, the model makes waveforms", kExitUsage);
+  }
+  if (model.is_image() && !flags.to_files() && !flags.json) {
+    return Fail("--out or --png: one is needed, the model makes images", kExitUsage);
+  }
+  const int64_t samples_max =
+      kMaxJsonBytes / (std::max<int64_t>(model.EventValues(), 1) * int64_t{sizeof(float)});
+  if (flags.json && !flags.to_files() && flags.num > static_cast<uint64_t>(samples_max)) {
+    return Fail(absl::StrCat("--num: at most ", samples_max,
+                             " samples of this model fit a JSON document; use --out"),
+                kExitUsage);
   }
   return kExitOk;
 }
@@ -108,44 +97,38 @@ int Run(const Flags& flags) {
   if (!client_options.ok()) return Fail(client_options.status());
   const auto selector = ParseModelName(flags.model);
   if (!selector.ok()) return Fail(selector.status());
-  if (flags.temperature.has_value() && !(*flags.temperature > 0 && *flags.temperature <= 4)) {
-    return Fail("--temperature: takes a number above 0, at most 4", kExitUsage);
-  }
-  if (flags.num < 1) return Fail("--num: takes 1 or more", kExitUsage);
-  if (!flags.out.empty() && !CanWrite(flags.out)) {
-    return Fail("--out: the file cannot be created there", kExitCannotWrite);
-  }
+  if (const int wrong = CheckFlags(flags); wrong != kExitOk) return wrong;
   FlowClient client(*client_options);
   const auto model = client.Pin(*selector);
   if (!model.ok()) return Fail(model.status());
-  const int64_t samples_max =
-      kMaxBytes / (std::max<int64_t>(model->EventValues(), 1) * int64_t{sizeof(float)});
-  if (flags.num > static_cast<uint64_t>(samples_max)) {
-    return Fail(
-        absl::StrCat("--num: at most ", samples_max,
-                     " samples of this model are held in memory; draw them in several calls"),
-        kExitUsage);
-  }
+  if (const int wrong = CheckModel(flags, *model); wrong != kExitOk) return wrong;
   SampleOptions options;
   options.seed = flags.seed.has_value() ? *flags.seed : RandomSeed();
   options.temperature = flags.temperature;
   if (flags.unit == "code") options.unit = v1::SampleRequest::UNIT_CODE;
   if (flags.unit == "scaled") options.unit = v1::SampleRequest::UNIT_SCALED;
-  std::vector<float> values;
-  bool codes = false;
-  ProgressBar bar("samples", static_cast<int64_t>(flags.num));
-  int64_t done = 0;
-  auto consume = [&](const v1::SampleResponse& reply) -> absl::Status {
-    codes = reply.samples().dtype() == v1::DATA_TYPE_INT16;
-    if (!AppendValues(reply.samples(), &values)) {
-      return absl::InternalError("samples: the reply is neither FP32 nor INT16");
-    }
-    bar.Update(done += reply.samples().shape(0));
-    return absl::OkStatus();
-  };
-  const absl::Status status = client.Sample(*model, flags.num, options, consume);
-  if (!status.ok()) return Fail(status);
-  return Finish(flags, *model, options, values, codes);
+  SampleOutput output(*model, {.samples = flags.num,
+                               .npy = flags.out,
+                               .png = flags.png,
+                               .keep = flags.json && !flags.to_files()});
+  absl::Status status;
+  {
+    // CSV would be printed over the bar.
+    const bool quiet = flags.to_files() || flags.json;
+    ProgressBar bar("samples", quiet ? static_cast<int64_t>(flags.num) : 0);
+    int64_t done = 0;
+    status = client.Sample(*model, flags.num, options, [&](const v1::SampleResponse& reply) {
+      bar.Update(done += reply.samples().shape(0));
+      return output.Add(reply.samples());
+    });
+  }
+  if (status.ok()) status = output.Finish();
+  if (!status.ok()) {
+    return output.write_failed() ? Fail(std::string(status.message()), kExitCannotWrite)
+                                 : Fail(status);
+  }
+  Print(flags, *model, options.seed, output);
+  return kExitOk;
 }
 
 }  // namespace
@@ -160,7 +143,9 @@ Command AddSample(CLI::App* program) {
   app->add_option("--temperature", flags->temperature, "scale of the latent, above 0, at most 4");
   app->add_option("--unit", flags->unit, "code or scaled; the model's own if not given")
       ->check(CLI::IsMember({"code", "scaled"}));
-  app->add_option("--out", flags->out, ".npy file: int16 codes or float32");
+  app->add_option("--out", flags->out, ".npy file: codes (int16, of images uint8) or float32");
+  app->add_option("--png", flags->png,
+                  absl::StrCat("picture of the samples (the first ", kPictureSamples, "); images"));
   return {app, [flags] { return Run(*flags); }};
 }
 

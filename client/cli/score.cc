@@ -62,16 +62,18 @@ int Run(const Flags& flags) {
 }  // namespace
 
 Command AddScore(CLI::App* program) {
-  CLI::App* app = program->add_subcommand("score", "anomaly scores of the windows of records");
+  CLI::App* app =
+      program->add_subcommand("score", "anomaly scores of the windows of records, or of images");
   auto flags = std::make_shared<Flags>();
   flags->Add(app);
   flags->input.Add(app);
   app->add_option("--alpha", flags->alpha, "flag p-values up to this; the model's if not given");
-  app->add_flag("--attribution", flags->attribution,
-                "also where in the windows: a column and a line of the summary; slower");
+  app->add_flag(
+      "--attribution", flags->attribution,
+      "also where in the windows (not of images): a column and a line of the summary; slower");
   app->add_option("--seed", flags->seed,
                   "accepted, without effect: the calibration fixes the noise");
-  app->add_option("--out", flags->out, "CSV file, one line per window");
+  app->add_option("--out", flags->out, "CSV file, one line per window or image");
   return {app, [flags] { return Run(*flags); }};
 }
 

@@ -131,17 +131,6 @@ void Widen(std::string_view data, std::vector<float>* values) {
   }
 }
 
-std::string HeaderText(NpyType type, const std::vector<int64_t>& shape) {
-  std::string text = absl::StrCat("{'descr': '", type == NpyType::kInt16 ? "<i2" : "<f4",
-                                  "', 'fortran_order': False, 'shape': (");
-  for (int64_t size : shape) absl::StrAppend(&text, size, ", ");
-  absl::StrAppend(&text, "), }");
-  // Magic, version, length and text fill whole blocks of 64 bytes; the text ends with a newline.
-  text.append(63 - (10 + text.size()) % 64, ' ');
-  text += '\n';
-  return text;
-}
-
 }  // namespace
 
 absl::StatusOr<NpyView> ParseNpyView(std::string_view bytes, int64_t max_bytes) {
@@ -246,33 +235,18 @@ absl::StatusOr<NpyWindows> WindowsOfNpy(const NpyArray& array, int64_t window, i
   return windows;
 }
 
-absl::Status WriteNpy(const std::string& path, const std::vector<int64_t>& shape,
-                      const std::vector<float>& values, NpyType type) {
-  const std::optional<int64_t> count = CheckedProduct(shape);
-  if (count != static_cast<int64_t>(values.size())) {
-    return absl::InvalidArgumentError("shape: its product is not the number of values");
-  }
-  const std::string header = HeaderText(type, shape);
-  std::string bytes("\x93NUMPY\x01\x00", 8);
-  bytes += static_cast<char>(header.size() & 0xFF);
-  bytes += static_cast<char>(header.size() >> 8);
-  bytes += header;
-  const size_t start = bytes.size();
-  if (type == NpyType::kFloat32) {
-    bytes.resize(start + values.size() * sizeof(float));
-    if (!values.empty()) std::memcpy(&bytes[start], values.data(), values.size() * sizeof(float));
-    return WriteUserFile(path, bytes);
-  }
-  bytes.resize(start + values.size() * sizeof(int16_t));
-  for (size_t i = 0; i < values.size(); ++i) {
-    const float rounded = std::nearbyint(values[i]);
-    if (!(rounded >= -32768.0f && rounded <= 32767.0f)) {
-      return absl::InvalidArgumentError("values: one does not fit int16");
-    }
-    const auto code = static_cast<int16_t>(rounded);
-    std::memcpy(&bytes[start + i * sizeof(code)], &code, sizeof(code));
-  }
-  return WriteUserFile(path, bytes);
+std::string NpyHeader(NpyType type, const std::vector<int64_t>& shape) {
+  const char* descr = type == NpyType::kUint8 ? "|u1" : type == NpyType::kInt16 ? "<i2" : "<f4";
+  std::string text = absl::StrCat("{'descr': '", descr, "', 'fortran_order': False, 'shape': (");
+  for (int64_t size : shape) absl::StrAppend(&text, size, ", ");
+  absl::StrAppend(&text, "), }");
+  // Magic, version, length and text fill whole blocks of 64 bytes; the text ends with a newline.
+  text.append(63 - (10 + text.size()) % 64, ' ');
+  text += '\n';
+  std::string header("\x93NUMPY\x01\x00", 8);
+  header += static_cast<char>(text.size() & 0xFF);
+  header += static_cast<char>(text.size() >> 8);
+  return header + text;
 }
 
 }  // namespace bflow

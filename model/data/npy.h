@@ -1,4 +1,5 @@
-// Reader and writer of NumPy's .npy files, versions 1 and 2: little-endian, C order, one array.
+// Reader of NumPy's .npy files, and the header of those that are written, versions 1 and 2:
+// little-endian, C order, one array.
 #ifndef BFLOW_MODEL_DATA_NPY_H_
 #define BFLOW_MODEL_DATA_NPY_H_
 
@@ -47,12 +48,11 @@ struct NpyWindows {
 absl::StatusOr<NpyWindows> WindowsOfNpy(const NpyArray& array, int64_t window, int64_t channels,
                                         int64_t hop);
 
-enum class NpyType { kInt16, kFloat32 };
+enum class NpyType { kUint8, kInt16, kFloat32 };
 
-// Writes `values` atomically; kInt16 rounds to nearest. Errors: InvalidArgument (size against
-// shape, a value outside int16), those of WriteUserFile.
-absl::Status WriteNpy(const std::string& path, const std::vector<int64_t>& shape,
-                      const std::vector<float>& values, NpyType type);
+// What stands before the values in a file of that type and shape, version 1: the values follow as
+// they lie in memory, row-major. At most 4 dimensions.
+std::string NpyHeader(NpyType type, const std::vector<int64_t>& shape);
 
 }  // namespace bflow
 

@@ -29,7 +29,7 @@ void ScaleEvent(const FlowSpec& spec, std::span<const float> codes, CodeNoise no
     const ChannelSpec& channel = spec.channels[d / run % spec.channels.size()];
     const double u = uniform.empty() ? fixed : uniform[d];
     double code = codes[d];
-    if (spec.is_image()) {
+    if (spec.is_image() && noise != CodeNoise::kNone) {
       code = channel.lo + channel.step * std::floor((code - channel.lo) / channel.step);
     }
     const double v = code + channel.step * u;

@@ -2,9 +2,9 @@
 //   x = 2 (v + step u - lo) / (hi - lo) - 1,  u in [0, 1) the dequantisation noise;
 //   v = lo + step floor(((x + 1) / 2 (hi - lo)) / step), clamped to the converter's range.
 // Computed in float64, rounded once. `lo` and `hi` are the extremes of the codes in the training
-// part of a waveform, 0 and 256 of 8-bit pixels; pixels are first rounded down to the grid lo + k
-// step, so that a step of 8 keeps 5 of their 8 bits. Several samples per frame average to integer
-// codes (wfdb.h), so the step of a WFDB record is 1.
+// part of a waveform, 0 and 256 of 8-bit pixels; pixels that get noise are first rounded down to
+// the grid lo + k step, so that a step of 8 keeps 5 of their 8 bits. Several samples per frame
+// average to integer codes (wfdb.h), so the step of a WFDB record is 1.
 #ifndef BFLOW_MODEL_DATA_SCALING_H_
 #define BFLOW_MODEL_DATA_SCALING_H_
 
@@ -18,7 +18,7 @@
 
 namespace bflow {
 
-// The three conventions: u = 0, u from Philox, u = 0.5.
+// The three conventions: u = 0 (real values, taken as they are), u from Philox, u = 0.5.
 enum class CodeNoise { kNone, kUniform, kCenter };
 
 // x from the codes of one event of `spec`, both flat in its order ([T, C] or [C, H, W]). kUniform:

@@ -17,6 +17,7 @@
 #include "model/data/scaling.h"
 #include "model/flow/flow.h"
 #include "model/scoring/torch_guard.h"
+#include "model/scoring/window_features.h"
 
 namespace bflow {
 namespace {
@@ -105,8 +106,9 @@ absl::StatusOr<SampleResult> DrawSamples(Flow& flow, const SampleOptions& option
     c10::InferenceMode inference;
     SampleResult result;
     result.samples.resize(static_cast<size_t>(options.rows * flow.spec().event_size()));
-    for (int64_t begin = 0; begin < options.rows; begin += slice_rows) {
-      DrawSlice(flow, options, begin, std::min(slice_rows, options.rows - begin), result);
+    const int64_t step = RowsPerPass(flow, slice_rows);
+    for (int64_t begin = 0; begin < options.rows; begin += step) {
+      DrawSlice(flow, options, begin, std::min(step, options.rows - begin), result);
     }
     return result;
   });

@@ -175,6 +175,9 @@ absl::StatusOr<std::unique_ptr<Scorer>> MakeFromTensors(const FlowSpec& spec,
     }
     absl::StatusOr<AnomalyModel> model = AnomalyModel::Create(*calibration, FeatureNames(spec));
     if (!model.ok()) return absl::DataLossError(model.status().message());
+    if (calibration->attribution && spec.is_image()) {
+      return absl::DataLossError("calibration.attribution: a flow of images has none");
+    }
     if (calibration->attribution &&
         calibration->attribution->median[0].size() != static_cast<size_t>(spec.channel_count())) {
       return absl::DataLossError(absl::StrCat("calibration.attribution: expected values of ",

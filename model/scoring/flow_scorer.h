@@ -21,7 +21,7 @@ class Flow;
 struct ScorerOptions {
   bool float64 = false;  // compute in float64 (self-test values, comparisons); serving uses float32
   std::string device = "cpu";  // BackendInfo.device
-  int64_t slice_rows = 128;    // rows per pass through the flow: bounds the memory of a call
+  int64_t slice_rows = 128;    // most rows per pass through the flow: bounds the memory of a call
 };
 
 // A thread-safe scorer; the checkpoint is not needed afterwards. Samples that overflowed have

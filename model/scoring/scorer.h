@@ -3,6 +3,7 @@
 #ifndef BFLOW_MODEL_SCORING_SCORER_H_
 #define BFLOW_MODEL_SCORING_SCORER_H_
 
+#include <algorithm>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -41,11 +42,11 @@ struct ChannelSignature {
 
 // Everything about a loaded model that does not change while it lives.
 struct ModelSignature {
-  std::string architecture;  // "waveform"
+  std::string architecture;  // "waveform" or "image"
   bool patient_sensitive = true;
   bool can_sample = true;
   bool quantised = false;
-  std::vector<int64_t> event_shape;  // [T, C]
+  std::vector<int64_t> event_shape;  // [T, C] of a waveform, [C, H, W] of an image
   std::vector<ChannelSignature> channels;
   double sampling_rate_hz = 0;
   double code_unit_offset_nats = 0;
@@ -60,16 +61,24 @@ struct ModelSignature {
   double reference_mean = 0, reference_stddev = 0;  // nats per dim on calibration data
   int64_t attribution_stride = 0;                   // time steps per segment; 0: no attribution
 
-  // S x C of a waveform [T, C]; 0 without attribution.
+  bool is_image() const { return architecture == "image"; }
+  // S x C of a waveform [T, C]; 0 without attribution, which images never have.
   int64_t attribution_entries() const {
     if (attribution_stride == 0) return 0;
     return (event_shape[0] + attribution_stride - 1) / attribution_stride * event_shape[1];
+  }
+  // Rows that one pass should take: an image can cost a large part of a second, so few of them keep
+  // all workers busy, the first answer near and the memory small.
+  int64_t batch_rows(int64_t rows_max) const {
+    return is_image() ? std::min<int64_t>(rows_max, 8) : rows_max;
   }
   int64_t event_size() const {  // D
     int64_t size = 1;
     for (int64_t d : event_shape) size *= d;
     return size;
   }
+  // Values of one channel that follow each other in a flat row: H W of an image, else 1.
+  int64_t channel_run() const { return is_image() ? event_shape[1] * event_shape[2] : 1; }
 };
 
 enum class RowStatus : uint8_t {

@@ -105,6 +105,9 @@ absl::Status CheckPass(const FlowSpec& spec, const HostBatch& x, const Noise& no
   if (!spec.quantised() && noise.kind != NoiseKind::kNone) {
     return absl::InvalidArgumentError("noise: a continuous model takes none");
   }
+  if (options.want_causes && spec.is_image()) {
+    return absl::InvalidArgumentError("attribution: is of waveforms only");
+  }
   if (options.slice_rows < 1) return absl::InvalidArgumentError("slice_rows: must be at least 1");
   return absl::OkStatus();
 }
@@ -132,8 +135,9 @@ class Pass {
   }
 
   PassResult Run() {
-    for (int64_t begin = 0; begin < x_.rows; begin += options_.slice_rows) {
-      RunSlice(begin, std::min(options_.slice_rows, x_.rows - begin));
+    const int64_t step = RowsPerPass(flow_, options_.slice_rows);
+    for (int64_t begin = 0; begin < x_.rows; begin += step) {
+      RunSlice(begin, std::min(step, x_.rows - begin));
     }
     return std::move(result_);
   }
@@ -228,6 +232,10 @@ class Pass {
 };
 
 }  // namespace
+
+int64_t RowsPerPass(const Flow& flow, int64_t slice_rows) {
+  return flow.spec().is_image() && flow.device().is_cpu() ? 1 : slice_rows;
+}
 
 absl::StatusOr<PassResult> RunPass(Flow& flow, const HostBatch& x, const Noise& noise,
                                    uint32_t draw, const PassOptions& options) {

@@ -146,7 +146,8 @@ absl::Status Batcher::Submit(ScoreTask task) {
     if (!full.ok()) return full;
   }
   auto running = std::make_shared<RunningTask>();
-  running->batches = Split(task.ranges, options_.batch_rows_max);
+  running->batches =
+      Split(task.ranges, task.scorer->signature().batch_rows(options_.batch_rows_max));
   running->reply.result = EmptyResult(task);
   running->task = std::move(task);
   running->submitted = clock_->Now();

@@ -22,11 +22,12 @@ HostBatch MidRangeRows(const ModelSignature& signature, int64_t rows) {
   batch.rows = rows;
   const int64_t event = signature.event_size();
   const size_t channels = signature.channels.size();
+  const size_t run = static_cast<size_t>(signature.channel_run());
   batch.values.resize(static_cast<size_t>(rows * event));
   for (size_t i = 0; i < batch.values.size(); ++i) {
     double middle = 0;
     if (channels > 0) {
-      const ChannelSignature& channel = signature.channels[i % channels];
+      const ChannelSignature& channel = signature.channels[i / run % channels];
       middle = 0.5 * (channel.input_min + channel.input_max);
     }
     batch.values[i] = static_cast<float>(signature.quantised ? std::floor(middle) : middle);
@@ -161,6 +162,7 @@ absl::Status ModelRegistry::WarmUp(const Scorer& scorer) const {
   Noise noise;
   noise.kind = signature.quantised ? NoiseKind::kCenter : NoiseKind::kNone;
   for (int64_t rows : options_.warmup_rows) {
+    if (rows > signature.batch_rows(rows)) continue;
     const HostBatch batch = MidRangeRows(signature, rows);
     BFLOW_RETURN_IF_ERROR(scorer.LogLikelihood(batch, noise, false).status());
     if (signature.can_score_anomaly) {

@@ -163,7 +163,9 @@ absl::Status CheckCanScore(const pb::AnomalyScoreRequest& request,
   }
   if (request.want_attribution() && signature.attribution_stride == 0) {
     return MakeError(Reason::kAttributionUnsupported,
-                     "want_attribution: the model's calibration has none; train it anew");
+                     signature.is_image()
+                         ? "want_attribution: an image model has none, it is of waveforms only"
+                         : "want_attribution: the model's calibration has none; train it anew");
   }
   return absl::OkStatus();
 }
@@ -197,6 +199,7 @@ absl::Status CheckSampleFormat(const pb::SampleRequest& request, const ModelSign
   const bool int16 = *codes && RangeFits(signature, -32'768, 32'767);
   const bool uint8 = *codes && RangeFits(signature, 0, 255);
   *dtype = request.dtype() != pb::DATA_TYPE_UNSPECIFIED ? request.dtype()
+           : uint8 && signature.is_image()              ? pb::DATA_TYPE_UINT8
            : int16                                      ? pb::DATA_TYPE_INT16
                                                         : pb::DATA_TYPE_FP32;
   const bool allowed = *dtype == pb::DATA_TYPE_FP32 || (*dtype == pb::DATA_TYPE_INT16 && int16) ||

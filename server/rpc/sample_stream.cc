@@ -48,6 +48,8 @@ absl::Status SampleStream::Check(const pb::SampleRequest& request) {
   rows_per_chunk_ = std::clamp<int64_t>(
       (services.stream.max_chunk_bytes - reply_bytes(0)) / (reply_bytes(1) - reply_bytes(0)), 1,
       services.limits.max_samples);
+  const ModelSignature& signature = plan.model->scorer->signature();
+  rows_per_chunk_ = signature.batch_rows(rows_per_chunk_) * (signature.is_image() ? 8 : 1);
   whole_ = std::move(plan);
   return absl::OkStatus();
 }

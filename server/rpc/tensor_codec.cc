@@ -40,7 +40,9 @@ std::vector<Range> Ranges(const ModelSignature& signature, NoiseKind noise) {
   for (const ChannelSignature& channel : signature.channels) {
     Range range{channel.input_min, channel.input_max, false};
     if (signature.quantised && noise == NoiseKind::kNone) {
-      range = {channel.input_min, channel.input_max + channel.step, true};
+      // Up to the value after the last one of the grid: 256 of pixels, whatever their bits.
+      const double steps = std::floor((channel.input_max - channel.input_min) / channel.step);
+      range = {channel.input_min, channel.input_min + channel.step * (steps + 1), true};
     }
     if (range.low > range.high || (range.low == 0 && range.high == 0)) {  // not declared
       range = {std::numeric_limits<float>::lowest(), std::numeric_limits<float>::max(), false};
@@ -54,21 +56,28 @@ std::vector<Range> Ranges(const ModelSignature& signature, NoiseKind noise) {
   return ranges;
 }
 
+// How the values of a row lie: `run` of one channel, then as many of the next, and around again.
+struct RowLayout {
+  int64_t size, run;
+};
+
 template <typename T>
-RowStatus DecodeRow(const char* bytes, int64_t size, const std::vector<Range>& ranges,
+RowStatus DecodeRow(const char* bytes, const RowLayout& row, const std::vector<Range>& ranges,
                     bool quantised, NoiseKind noise, float* out) {
   bool finite = true, in_range = true, whole = true;
   size_t channel = 0;
-  for (int64_t i = 0; i < size; ++i) {
-    T element;
-    std::memcpy(&element, bytes + i * static_cast<int64_t>(sizeof(T)), sizeof(T));
-    const double value = static_cast<double>(element);
+  for (int64_t begin = 0; begin < row.size; begin += row.run) {
     const Range& range = ranges[channel];
-    finite = finite && std::isfinite(value);
-    in_range = in_range && value >= range.low &&
-               (range.high_open ? value < range.high : value <= range.high);
-    if constexpr (std::is_floating_point_v<T>) whole = whole && value == std::floor(value);
-    out[i] = static_cast<float>(element);
+    for (int64_t i = begin; i < begin + row.run; ++i) {
+      T element;
+      std::memcpy(&element, bytes + i * static_cast<int64_t>(sizeof(T)), sizeof(T));
+      const double value = static_cast<double>(element);
+      finite = finite && std::isfinite(value);
+      in_range = in_range && value >= range.low &&
+                 (range.high_open ? value < range.high : value <= range.high);
+      if constexpr (std::is_floating_point_v<T>) whole = whole && value == std::floor(value);
+      out[i] = static_cast<float>(element);
+    }
     if (++channel == ranges.size()) channel = 0;
   }
   if (!finite) return RowStatus::kNonFiniteInput;
@@ -81,10 +90,11 @@ template <typename T>
 void Decode(const pb::Tensor& x, const ModelSignature& signature, NoiseKind noise,
             DecodedRows& rows) {
   const int64_t size = signature.event_size();
+  const RowLayout layout{size, signature.channel_run()};
   const std::vector<Range> ranges = Ranges(signature, noise);
   for (int64_t row = 0; row < rows.batch.rows; ++row) {
     rows.status[static_cast<size_t>(row)] =
-        DecodeRow<T>(x.data().data() + row * size * static_cast<int64_t>(sizeof(T)), size, ranges,
+        DecodeRow<T>(x.data().data() + row * size * static_cast<int64_t>(sizeof(T)), layout, ranges,
                      signature.quantised, noise, rows.batch.values.data() + row * size);
   }
 }
@@ -148,6 +158,9 @@ const char* DataTypeName(pb::DataType dtype) {
 
 std::vector<pb::DataType> InputTypes(const ModelSignature& signature) {
   if (!signature.quantised) return {pb::DATA_TYPE_FP32, pb::DATA_TYPE_FP64};
+  if (signature.is_image()) {
+    return {pb::DATA_TYPE_UINT8, pb::DATA_TYPE_INT16, pb::DATA_TYPE_FP32, pb::DATA_TYPE_FP64};
+  }
   return {pb::DATA_TYPE_INT16, pb::DATA_TYPE_UINT8, pb::DATA_TYPE_FP32, pb::DATA_TYPE_FP64};
 }
 

@@ -69,6 +69,25 @@ TEST_F(FileTest, AUsersFileMayBeALinkOrADevice) {
   EXPECT_EQ(WriteUserFile(folder_, "4").code(), absl::StatusCode::kInternal);
 }
 
+TEST_F(FileTest, PiecesAppearTogetherOrNotAtAll) {
+  ASSERT_TRUE(WriteFileAtomically(Path("a"), "old").ok());
+  {
+    const auto file = FileWriter::CreateUserFile(Path("a"));
+    ASSERT_TRUE(file.ok()) << file.status();
+    ASSERT_TRUE((*file)->Append("never").ok());
+    EXPECT_EQ(*ReadFile(Path("a"), 100), "old");
+  }
+  EXPECT_EQ(*ReadFile(Path("a"), 100), "old");
+  EXPECT_EQ(ListDirectory(folder_)->size(), 1u) << "no temporary is left behind";
+  const auto file = FileWriter::CreateUserFile(Path("a"));
+  ASSERT_TRUE(file.ok()) << file.status();
+  ASSERT_TRUE((*file)->Append("first, ").ok());
+  ASSERT_TRUE((*file)->Append("second").ok());
+  ASSERT_TRUE((*file)->Commit().ok());
+  EXPECT_EQ(*ReadFile(Path("a"), 100), "first, second");
+  EXPECT_EQ(ListDirectory(folder_)->size(), 1u);
+}
+
 // The file-size limit makes write() fail half way, as a full disk does.
 TEST_F(FileTest, AFullDiskLeavesTheOldFile) {
   ASSERT_TRUE(WriteFileAtomically(Path("a"), "old").ok());

@@ -69,17 +69,23 @@ TEST(TimeText, ParsesDeadlines) {
   for (const char* bad : {"", "0s", "-1s", "soon", "inf"}) EXPECT_FALSE(ParseDeadline(bad).ok());
 }
 
-TEST(RowCodec, SendsWholeCodesAsInt16) {
+TEST(RowCodec, SendsCodesInTheSmallestTypeThatHoldsThem) {
   const std::vector<int64_t> shape = {2, 1};
-  const std::vector<float> codes = {-127, 3, 0, 32767};
-  EXPECT_TRUE(FitsInt16(codes));
-  const v1::Tensor tensor = EncodeRows(codes, shape, true);
+  const std::vector<v1::DataType> both = {v1::DATA_TYPE_INT16, v1::DATA_TYPE_UINT8};
+  const std::vector<v1::DataType> int16 = {v1::DATA_TYPE_INT16};
+  const std::vector<float> codes = {-127, 3, 0, 32767}, pixels = {0, 255, 7, 1};
+  EXPECT_EQ(SmallestType(codes, both), v1::DATA_TYPE_INT16);
+  EXPECT_EQ(SmallestType(pixels, both), v1::DATA_TYPE_UINT8);
+  EXPECT_EQ(SmallestType(pixels, int16), v1::DATA_TYPE_INT16);
+  EXPECT_EQ(SmallestType(pixels, {}), v1::DATA_TYPE_FP32);
+  for (float other : {0.25f, 32768.0f, std::nanf("")}) {
+    EXPECT_EQ(SmallestType(std::vector<float>{other}, both), v1::DATA_TYPE_FP32);
+  }
+  const v1::Tensor tensor = EncodeRows(codes, shape, v1::DATA_TYPE_INT16);
   EXPECT_EQ(tensor.data(), std::string("\x81\xff\x03\x00\x00\x00\xff\x7f", 8));
   EXPECT_EQ(tensor.shape(0), 2);
-  EXPECT_FALSE(FitsInt16(std::vector<float>{0.25f}));
-  EXPECT_FALSE(FitsInt16(std::vector<float>{32768.0f}));
-  EXPECT_FALSE(FitsInt16(std::vector<float>{std::nanf("")}));
-  EXPECT_EQ(EncodeRows(codes, shape, false).data().size(), 16u);
+  EXPECT_EQ(EncodeRows(pixels, shape, v1::DATA_TYPE_UINT8).data(), std::string("\0\xff\7\1", 4));
+  EXPECT_EQ(EncodeRows(codes, shape, v1::DATA_TYPE_FP32).data().size(), 16u);
 }
 
 TEST(RowCodec, RefusesRepliesOfTheWrongSize) {

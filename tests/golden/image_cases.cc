@@ -148,8 +148,9 @@ at::Tensor EachImage(const at::Tensor& images, Convert convert) {
   return out;
 }
 
-// Our scaling takes its noise from a seed: 2 (v + u) / n - 1 is its value at u = 0 plus 2 u / n. It
-// computes in float64 and rounds to float32, so it is compared in the float32 pass alone.
+// Our scaling takes its noise from a seed: 2 (v + u) / n - 1 is its value at u = 1/2 plus 2 (u -
+// 1/2) / n. It computes in float64 and rounds to float32, so it is compared in the float32 pass
+// alone.
 absl::Status CompareScaling(const SafetensorsFile& file, const LevelShape& shape,
                             Comparisons& comparisons) {
   BFLOW_ASSIGN_OR_RETURN(const at::Tensor v, Require(file, "in.v"));
@@ -158,10 +159,10 @@ absl::Status CompareScaling(const SafetensorsFile& file, const LevelShape& shape
     const FlowSpec spec = PixelSpec(shape, bits);
     BFLOW_ASSIGN_OR_RETURN(at::Tensor expected, Require(file, name));
     const at::Tensor x = EachImage(v, [&](std::span<const float> in, std::span<float> out) {
-      ScaleEvent(spec, in, CodeNoise::kNone, 0, 0, 0, out);
+      ScaleEvent(spec, in, CodeNoise::kCenter, 0, 0, 0, out);
     });
     const double noise = 2.0 / static_cast<double>(int64_t{1} << bits);
-    comparisons.push_back({name, x.to(at::kDouble) + noise * u, std::move(expected)});
+    comparisons.push_back({name, x.to(at::kDouble) + noise * (u - 0.5), std::move(expected)});
   }
   BFLOW_ASSIGN_OR_RETURN(const at::Tensor x, Require(file, "out.x"));
   BFLOW_ASSIGN_OR_RETURN(at::Tensor back, Require(file, "out.v_back"));

@@ -83,8 +83,8 @@ std::vector<T> Values(const pb::Tensor& tensor) {
 }
 
 // Models: "ecg" (calibrated), "plain" (no calibration, no sampling), "secret" (patient-sensitive,
-// and its name must appear nowhere), "real" (continuous), "broken" (refused), each version 1; "ecg"
-// also has 2.
+// and its name must appear nowhere), "real" (continuous), "pixels" (images [3, 2, 2]), "broken"
+// (refused), each version 1; "ecg" also has 2.
 class ServerTest : public testing::Test {
  protected:
   void SetUp() override {
@@ -92,7 +92,7 @@ class ServerTest : public testing::Test {
         std::filesystem::temp_directory_path() / ("bflow_server_test_" + std::to_string(getpid()));
     std::filesystem::remove_all(folder_);
     for (const char* version :
-         {"ecg/1", "ecg/2", "plain/1", "canary-secret/1", "real/1", "broken/1"}) {
+         {"ecg/1", "ecg/2", "plain/1", "canary-secret/1", "real/1", "pixels/1", "broken/1"}) {
       std::filesystem::create_directories(folder_ / version);
       std::ofstream(folder_ / version / "manifest.json") << "{}";
     }
@@ -126,7 +126,7 @@ class ServerTest : public testing::Test {
     const std::filesystem::path path(directory);
     const std::string name = path.parent_path().filename();
     if (name == "broken") return absl::DataLossError("model.safetensors: hash differs");
-    ModelSignature signature = FakeScorer::Quantised();
+    ModelSignature signature = name == "pixels" ? FakeScorer::Pixels() : FakeScorer::Quantised();
     if (name == "plain") signature.can_score_anomaly = signature.can_sample = false;
     if (name == "canary-secret") signature.patient_sensitive = true;
     if (name == "real") {
@@ -140,7 +140,7 @@ class ServerTest : public testing::Test {
     LoadedVersion loaded;
     loaded.scorer = std::make_unique<FakeScorer>(signature, control_);
     loaded.self_test.rows = 1;
-    loaded.self_test.x.resize(8);
+    loaded.self_test.x.resize(static_cast<size_t>(signature.event_size()));
     loaded.self_test.log_prob = {self_test_log_prob_};
     loaded.manifest_sha256 = std::string(64, 'a');
     loaded.card["notes"] = "fake";

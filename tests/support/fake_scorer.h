@@ -49,6 +49,21 @@ class FakeScorer : public Scorer {
     return signature;
   }
 
+  // Images [3, 2, 2] of 8 bits; calibrated as Quantised, without attribution.
+  static ModelSignature Pixels() {
+    ModelSignature signature = Quantised();
+    signature.architecture = "image";
+    signature.event_shape = {3, 2, 2};
+    signature.channels.clear();
+    for (const char* name : {"red", "green", "blue"}) {
+      signature.channels.push_back({name, "", 1, 0, 1, 0, 255});
+    }
+    signature.sampling_rate_hz = 0;
+    signature.code_unit_offset_nats = 12 * std::log(128.0);
+    signature.attribution_stride = 0;
+    return signature;
+  }
+
   const ModelSignature& signature() const override { return signature_; }
 
   // log p = -sum of the row; under kUniform the row's first uniform is added. A row that starts

@@ -43,6 +43,35 @@ FlowSpec TinySpec(bool quantised) {
   return spec;
 }
 
+FlowSpec TinyImageSpec(int64_t channels, int bits) {
+  FlowSpec spec;
+  spec.architecture = "image";
+  spec.event_shape = {channels, 8, 8};
+  spec.sensitivity = Sensitivity::kNone;
+  for (int64_t c = 0; c < channels; ++c) {
+    ChannelSpec channel;
+    channel.name = channels == 1 ? "grey" : "channel" + std::to_string(c);
+    channel.step = static_cast<double>(1 << (8 - bits));
+    channel.input_max = 255;
+    channel.lo = 0;
+    channel.hi = 256;
+    spec.channels.push_back(channel);
+  }
+  ButterflySpec butterfly;
+  butterfly.factors = 2;
+  butterfly.shared = false;
+  spec.pre = {PermutationSpec{}, butterfly};
+  butterfly.flatten = ImageFlattening::kHwc;
+  const std::vector<LayerSpec> block = {ActNormSpec{}, Conv1x1Spec{}, butterfly,
+                                        Conv2dCouplingSpec{6}};
+  LevelSpec level;
+  level.blocks.assign(2, block);
+  spec.levels.assign(2, level);
+  spec.levels[0].prior = block;
+  spec.levels[0].split = true;
+  return spec;
+}
+
 std::shared_ptr<Flow> TinyFlow(const FlowSpec& spec, uint64_t seed) {
   return *Flow::Create(spec, seed, at::kFloat);
 }
@@ -56,7 +85,7 @@ HostBatch TinyRows(const FlowSpec& spec, int64_t rows, uint64_t seed) {
     FillNormal(seed, static_cast<uint64_t>(row), size, normals.data());
     std::vector<double> level(static_cast<size_t>(channels), 0.0);
     for (int64_t d = 0; d < size; ++d) {
-      const size_t c = static_cast<size_t>(d % channels);
+      const size_t c = static_cast<size_t>(spec.channel_of(d));
       const ChannelSpec& channel = spec.channels[c];
       level[c] = 0.9 * level[c] + 0.2 * normals[static_cast<size_t>(d)];
       double x = std::clamp(level[c], -1.0, 0.99);

@@ -18,10 +18,15 @@ namespace bflow {
 // -100..100 of which -60..80 were seen) and V (step 2); else both in the scaled unit.
 FlowSpec TinySpec(bool quantised = true);
 
+// Images [channels, 8, 8] of `bits` bits (as pixels 0..255): a permutation and a butterfly on the
+// whole image, then two levels of all image layers, the first with a prior step.
+FlowSpec TinyImageSpec(int64_t channels = 3, int bits = 8);
+
 // A float32 flow of `spec` with freshly drawn parameters.
 std::shared_ptr<Flow> TinyFlow(const FlowSpec& spec, uint64_t seed = 1);
 
-// Rows that fit the spec: a random walk in codes within the training range, or in the scaled unit.
+// Rows that fit the spec: a random walk in codes within the training range, or in the scaled unit;
+// of an image along its pixels.
 HostBatch TinyRows(const FlowSpec& spec, int64_t rows, uint64_t seed = 1);
 
 // A checkpoint of a flow; `calibration_rows` rows of TinyRows calibrate it (0: no calibration).

@@ -105,6 +105,10 @@ TEST(ScalingTest, ALargerStepKeepsFewerBitsOfAPixel) {
     EXPECT_EQ(back[v], static_cast<float>(8 * reduced)) << v;
   }
   EXPECT_DOUBLE_EQ(spec.code_unit_offset_nats(), 256 * std::log(16.0));
+  // Real values have their noise already.
+  pixels.assign(256, 100.75f);
+  ScaleEvent(spec, pixels, CodeNoise::kNone, 0, 0, 0, x);
+  EXPECT_EQ(x[0], static_cast<float>(2 * 100.75 / 256 - 1));
 }
 
 TEST(ScalingTest, RangeAndStepOfCodes) {
