@@ -82,10 +82,17 @@ std::shared_ptr<Bijector> MakeLogit(const LayerSpec&, const LevelShape&, at::Gen
 
 const LayerRegistry& BuiltInLayers() {
   static const auto* const kLayers = new LayerRegistry{
-      {"act_norm", MakeActNorm},        {"lu_matmul", MakeLuMatmul},
-      {"butterfly", MakeButterfly},     {"affine_coupling", MakeAffineCoupling},
-      {"conv1x1", MakeConv1x1},         {"conv2d_coupling", MakeConv2dCoupling},
-      {"permutation", MakePermutation}, {"logit", MakeLogit},
+      {"act_norm", MakeActNorm},
+      {"lu_matmul", MakeLuMatmul},
+      {"butterfly", MakeButterfly},
+      {"affine_coupling", MakeAffineCoupling},
+      {"conv1x1", MakeConv1x1},
+      {"conv2d_coupling", MakeConv2dCoupling},
+      {"emerging_conv", MakeEmergingConv},
+      {"periodic_conv", MakePeriodicConv},
+      {"woodbury", MakeWoodbury},
+      {"permutation", MakePermutation},
+      {"logit", MakeLogit},
   };
   return *kLayers;
 }
