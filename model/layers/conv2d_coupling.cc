@@ -86,14 +86,16 @@ void Conv2dCouplingLayer::InitialiseFrom(const at::Tensor& x) {
   at::Tensor h = x.narrow(1, 0, channels_ - channels_ / 2);
   for (size_t n = 0; n + 1 < net_.size(); ++n) {
     Convolution& c = net_[n];
-    const at::Tensor raw = at::conv2d(h, Weight(c), c.bias, /*stride=*/1, c.padding);
-    const at::Tensor y = raw.to(at::kDouble);
+    // In place where it can be: the batch is large, and hidden is often 512.
+    at::Tensor y = at::conv2d(h, Weight(c), c.bias, /*stride=*/1, c.padding).to(at::kDouble);
     const at::Tensor mean = y.mean(at::IntArrayRef({0, 2, 3}));
     const at::Tensor scale = at::std(y, at::IntArrayRef({0, 2, 3}), /*unbiased=*/true) + 1e-6;
     c.gain.copy_(c.gain.to(at::kDouble) / scale);
     c.bias.copy_((c.bias.to(at::kDouble) - mean) / scale);
-    const at::Tensor normalised = (y - mean.view({1, -1, 1, 1})) / scale.view({1, -1, 1, 1});
-    h = at::elu(normalised.to(x.scalar_type()));
+    y.sub_(mean.view({1, -1, 1, 1})).div_(scale.view({1, -1, 1, 1}));
+    h = y.to(x.scalar_type());
+    y.reset();
+    h = at::elu(h);
   }
   net_.back().gain.zero_();
   net_.back().bias.zero_();

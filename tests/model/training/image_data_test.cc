@@ -12,6 +12,7 @@
 #include "gtest/gtest.h"
 #include "model/data/augment.h"
 #include "model/training/image_presets.h"
+#include "model/training/options.h"
 
 namespace bflow {
 namespace {
@@ -218,6 +219,36 @@ TEST(ImagePresets, TrainAsTheAuthorsDid) {
   EXPECT_EQ(galaxy.settings.ema_decay, 0.999);
   EXPECT_EQ(galaxy.settings.butterfly_decay, 0.996);
   EXPECT_EQ(galaxy.image->augmentations, Augmentations::kCropFlip);
+}
+
+TEST(ImageOptions, AreParsed) {
+  const std::vector<std::string> minimal = {"--preset=galaxy", "--data=a.npy", "b.npy", "--out=o",
+                                            "--model=m"};
+  const TrainOptions defaults = *ParseTrainOptions(minimal);
+  EXPECT_EQ(defaults.data, (std::vector<std::string>{"a.npy", "b.npy"}));
+  EXPECT_FALSE(defaults.image.augmentations.has_value());
+  EXPECT_EQ(defaults.image.precision, ConvolutionPrecision::kFloat32);
+  std::vector<std::string> all = minimal;
+  all.insert(all.end(), {"--hidden=32", "--blocks=2", "--bits=5", "--augmentation=crop",
+                         "--convolution_precision=bf16", "--sample_every=9", "--sample-dir=d",
+                         "--draws=3", "--butterfly_decay=0.5"});
+  const TrainOptions given = *ParseTrainOptions(all);
+  EXPECT_EQ(given.image.hidden, 32);
+  EXPECT_EQ(given.image.blocks, 2);
+  EXPECT_EQ(given.image.bits, 5);
+  EXPECT_EQ(given.image.augmentations, Augmentations::kCrop);
+  EXPECT_EQ(given.image.precision, ConvolutionPrecision::kBf16);
+  EXPECT_EQ(given.image.sample_every, 9);
+  EXPECT_EQ(given.image.sample_dir, "d");
+  EXPECT_EQ(given.draws, 3);
+  EXPECT_EQ(given.butterfly_decay, 0.5);
+  EXPECT_THAT(TrainHelp(), HasSubstr("cifar10-permuted"));
+  for (const char* wrong : {"--hidden=0", "--bits=0", "--draws=0", "--butterfly_decay=1.5",
+                            "--window=64", "--signals=A", "--sample_dir=d"}) {
+    std::vector<std::string> arguments = minimal;
+    arguments.push_back(wrong);
+    EXPECT_FALSE(ParseTrainOptions(arguments).ok()) << wrong;
+  }
 }
 
 }  // namespace
