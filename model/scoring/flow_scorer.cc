@@ -43,7 +43,9 @@ class FlowScorer final : public Scorer {
       : flow_(std::move(flow)),
         anomaly_(std::move(anomaly)),
         signature_(MakeSignature(flow_->spec(), anomaly_ ? &anomaly_->calibration() : nullptr)),
-        slice_rows_(options.slice_rows) {}
+        slice_rows_(options.slice_rows) {
+    if (signature_.is_image() && flow_->device().is_cpu()) signature_.batch_rows_max = 8;
+  }
 
   const ModelSignature& signature() const override { return signature_; }
 

@@ -50,6 +50,9 @@ struct ModelSignature {
   std::vector<ChannelSignature> channels;
   double sampling_rate_hz = 0;
   double code_unit_offset_nats = 0;
+  // Most rows that one batch should take; 0: as many as the server likes. On a CPU an image can
+  // cost a large part of a second: few of them keep all workers busy and the first answer near.
+  int64_t batch_rows_max = 0;
 
   // Set by a calibration; without one can_score_anomaly is false.
   bool can_score_anomaly = false;
@@ -67,10 +70,8 @@ struct ModelSignature {
     if (attribution_stride == 0) return 0;
     return (event_shape[0] + attribution_stride - 1) / attribution_stride * event_shape[1];
   }
-  // Rows that one pass should take: an image can cost a large part of a second, so few of them keep
-  // all workers busy, the first answer near and the memory small.
   int64_t batch_rows(int64_t rows_max) const {
-    return is_image() ? std::min<int64_t>(rows_max, 8) : rows_max;
+    return batch_rows_max > 0 ? std::min(rows_max, batch_rows_max) : rows_max;
   }
   int64_t event_size() const {  // D
     int64_t size = 1;

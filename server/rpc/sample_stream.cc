@@ -12,6 +12,13 @@ namespace bflow {
 
 namespace pb = ::butterflyflow::v1;
 
+namespace {
+
+// An image can take a large part of a second: the client hears of the first ones soon.
+constexpr int64_t kImagesPerChunk = 64;
+
+}  // namespace
+
 SampleStream::SampleStream(const ServiceContext& services, const Metrics::RpcMetrics& rpc,
                            SteadyTime deadline, Port* port)
     : OrderedStream(services, "StreamSample", rpc, deadline, port, /*window=*/2) {
@@ -48,8 +55,9 @@ absl::Status SampleStream::Check(const pb::SampleRequest& request) {
   rows_per_chunk_ = std::clamp<int64_t>(
       (services.stream.max_chunk_bytes - reply_bytes(0)) / (reply_bytes(1) - reply_bytes(0)), 1,
       services.limits.max_samples);
-  const ModelSignature& signature = plan.model->scorer->signature();
-  rows_per_chunk_ = signature.batch_rows(rows_per_chunk_) * (signature.is_image() ? 8 : 1);
+  if (plan.model->scorer->signature().is_image()) {
+    rows_per_chunk_ = std::min(rows_per_chunk_, kImagesPerChunk);
+  }
   whole_ = std::move(plan);
   return absl::OkStatus();
 }

@@ -61,6 +61,7 @@ class FakeScorer : public Scorer {
     signature.sampling_rate_hz = 0;
     signature.code_unit_offset_nats = 12 * std::log(128.0);
     signature.attribution_stride = 0;
+    signature.batch_rows_max = 8;
     return signature;
   }
 

@@ -200,6 +200,8 @@ TEST_F(ImageScorerTest, TheSelfTestAndTheSignature) {
   EXPECT_TRUE(signature.is_image());
   EXPECT_EQ(signature.event_shape, (std::vector<int64_t>{3, 8, 8}));
   EXPECT_EQ(signature.channel_run(), 64);
+  EXPECT_EQ(signature.batch_rows(128), 8);
+  EXPECT_EQ(signature.batch_rows(1), 1);
   EXPECT_EQ(signature.channels[1].input_max, 255);
   EXPECT_NEAR(signature.code_unit_offset_nats, 192 * std::log(128.0), 1e-9);
 }
