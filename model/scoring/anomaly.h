@@ -58,8 +58,8 @@ struct WindowFeatures {
 // covariance (divisor n - 1) of the kept rows, adds 2% of the covariance's diagonal to its
 // diagonal, and keeps of ALL rows of A those up to the 0.9 quantile of the distance; the last
 // round's mean and inverse are stored. Quantiles interpolate linearly. A feature that does not vary
-// at all among the kept rows gets, in place of a variance of 0, its variance over all of A, or
-// where that is 0 too the variance of a standard deviation of 0.01 in the feature's own
+// among the kept rows (its standard deviation is at most 1e-6, what float32 leaves of a constant)
+// gets, in place of its own, its variance over all of A, or where there is none either the variance of a standard deviation of 0.01 in the feature's own
 // (logarithmic) unit, so that a change of it counts but cannot drown the rest. The default alpha is
 // 0.05, or 1/(n+1) if that is larger.
 //

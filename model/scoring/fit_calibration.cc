@@ -18,6 +18,8 @@ constexpr int kRounds = 4;
 constexpr double kKeptShare = 0.9;
 constexpr double kDiagonalShare = 0.02;
 constexpr double kScaleFloor = 1e-9;
+// Up to this a standard deviation is what float32 leaves of a constant, in the feature's own unit.
+constexpr double kRoundingStddev = 1e-6;
 constexpr double kConstantStddev =
     0.01;  // of a feature that never varied, in the feature's own unit
 
@@ -96,8 +98,7 @@ Moments MomentsOf(const Matrix& z, const std::vector<size_t>& rows) {
 void ReplaceMissingVariances(const std::vector<double>& scale,
                              const std::vector<double>& whole_variance, Matrix& covariance) {
   for (size_t j = 0; j < covariance.size(); ++j) {
-    // Below this a standard deviation is rounding: the epsilon that the scale itself carries.
-    const double nothing = std::pow(kScaleFloor / scale[j], 2);
+    const double nothing = std::pow(kRoundingStddev / scale[j], 2);
     if (covariance[j][j] > nothing) continue;
     const double instead =
         whole_variance[j] > nothing ? whole_variance[j] : std::pow(kConstantStddev / scale[j], 2);

@@ -123,6 +123,18 @@ TEST(FeatureNames, LevelsCouplingsThenChannels) {
   EXPECT_EQ(CouplingCount(spec), 4);
 }
 
+TEST(FeatureNames, ThePriorStepOfAnImageIsNamedAndPixelsHaveNoSignalQuality) {
+  FlowSpec spec = NamesSpec(SpecDequantization::kUniform);
+  spec.architecture = "image";
+  spec.levels[0].blocks = {{ActNormSpec{}, Conv2dCouplingSpec{}}};
+  spec.levels[0].prior = {Conv2dCouplingSpec{}};
+  spec.levels[1].blocks = {{Conv2dCouplingSpec{}}};
+  EXPECT_THAT(FeatureNames(spec),
+              ElementsAre("latent_norm/level0", "latent_norm/level1",
+                          "coupling_log_det/level0/block0", "coupling_log_det/level0/prior",
+                          "coupling_log_det/level1/block0"));
+}
+
 TEST(FeatureNames, WithoutCodesTheFlowAlone) {
   EXPECT_EQ(FeatureNames(NamesSpec(SpecDequantization::kNone)).size(), 6u);
 }
@@ -229,6 +241,24 @@ TEST(FitCalibration, AFeatureThatRarelyChangesIsMeasuredByItsWholeSpread) {
   absl::StatusOr<Calibration> fit = FitCalibration(features, 10, "none");
   ASSERT_TRUE(fit.ok()) << fit.status();
   EXPECT_LT(fit->scores.back(), 100);
+}
+
+// An untrained coupling's log-determinant is the same for all data, up to rounding: float32 and
+// float64 must give the same score.
+TEST(FitCalibration, RoundingNoiseOfAConstantFeatureIsNoSignal) {
+  WindowFeatures exact = RandomFeatures(400, 3);
+  for (int64_t i = 0; i < exact.rows; ++i) exact.values[static_cast<size_t>(3 * i)] = -0.127;
+  WindowFeatures rounded = exact;
+  for (int64_t i = 0; i < exact.rows; ++i) {
+    rounded.values[static_cast<size_t>(3 * i)] += 1e-8 * static_cast<double>(i % 7 - 3);
+  }
+  absl::StatusOr<Calibration> fit = FitCalibration(rounded, 10, "none");
+  ASSERT_TRUE(fit.ok()) << fit.status();
+  AnomalyModel model = *AnomalyModel::Create(*fit, exact.names);
+  for (int64_t i = 0; i < exact.rows; ++i) {
+    const double score = model.Score(exact.row(i), 0, nullptr).score;
+    EXPECT_NEAR(model.Score(rounded.row(i), 0, nullptr).score, score, 1e-4 * (1 + score)) << i;
+  }
 }
 
 TEST(FitCalibration, AllFeaturesConstantAndFewerRowsThanFeatures) {
