@@ -5,11 +5,13 @@
 #include "model/layers/act_norm.h"
 #include "model/layers/affine_coupling.h"
 #include "model/layers/butterfly.h"
+#include "model/layers/conv1d_coupling.h"
 #include "model/layers/conv1x1.h"
 #include "model/layers/conv2d_coupling.h"
 #include "model/layers/logit.h"
 #include "model/layers/lu_matmul.h"
 #include "model/layers/permutation.h"
+#include "model/layers/whitening.h"
 
 namespace bflow {
 namespace {
@@ -57,14 +59,32 @@ std::shared_ptr<Bijector> MakeLogit(const LayerSpec&, const LevelShape&, at::Gen
   return std::make_shared<LogitLayer>();
 }
 
+std::shared_ptr<Bijector> MakeConv1dCoupling(const LayerSpec& spec, const LevelShape& shape,
+                                             at::Generator& generator, at::ScalarType dtype) {
+  return std::make_shared<Conv1dCouplingLayer>(std::get<Conv1dCouplingSpec>(spec), shape.channels,
+                                               generator, dtype);
+}
+
+std::shared_ptr<Bijector> MakeWhitening(const LayerSpec& spec, const LevelShape& shape,
+                                        at::Generator&, at::ScalarType dtype) {
+  return std::make_shared<WhiteningLayer>(shape.channels, std::get<WhiteningSpec>(spec).order,
+                                          dtype);
+}
+
 }  // namespace
 
 const LayerRegistry& BuiltInLayers() {
   static const auto* const kLayers = new LayerRegistry{
-      {"act_norm", MakeActNorm},        {"lu_matmul", MakeLuMatmul},
-      {"butterfly", MakeButterfly},     {"affine_coupling", MakeAffineCoupling},
-      {"conv1x1", MakeConv1x1},         {"conv2d_coupling", MakeConv2dCoupling},
-      {"permutation", MakePermutation}, {"logit", MakeLogit},
+      {"act_norm", MakeActNorm},
+      {"lu_matmul", MakeLuMatmul},
+      {"butterfly", MakeButterfly},
+      {"affine_coupling", MakeAffineCoupling},
+      {"conv1x1", MakeConv1x1},
+      {"conv2d_coupling", MakeConv2dCoupling},
+      {"permutation", MakePermutation},
+      {"logit", MakeLogit},
+      {"conv1d_coupling", MakeConv1dCoupling},
+      {"whitening", MakeWhitening},
   };
   return *kLayers;
 }
