@@ -21,7 +21,7 @@ struct TrainOptions {
   bool help = false;  // --help or --version was given: nothing else is checked
   bool print_version = false;
 
-  std::string preset;
+  std::string preset = std::string(kDefaultPreset);
   std::vector<std::string> data;     // records, without extension; order is order of time
   std::vector<std::string> signals;  // channels of the model
   std::string out;                   // repository

@@ -4,7 +4,9 @@
 #define BFLOW_MODEL_TRAINING_PRESETS_H_
 
 #include <cstdint>
+#include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -19,6 +21,12 @@ enum class EmaScheme {
   kAlternating,  // the authors' variant: two optimisers take turns, one sees the average
 };
 
+// Where the weights start.
+enum class TrainingStart {
+  kDrawn,         // random, as the authors' (the headers of the layers)
+  kNearIdentity,  // Bijector::StartNearIdentity
+};
+
 struct TrainingSettings {
   int64_t steps = 3500;
   int64_t batch = 128;
@@ -26,20 +34,34 @@ struct TrainingSettings {
   double ema_decay = 0;  // 0: no moving average
   EmaScheme ema_scheme = EmaScheme::kPolyak;
   int64_t validate_every = 100;
+  TrainingStart start = TrainingStart::kDrawn;
+  int64_t first_batch = 0;      // windows of the data-dependent initialisation; 0: a batch
+  double largest_gradient = 0;  // its norm, in nats per window, is clipped here; 0: never
 };
 
 struct Preset {
   std::string name;
   std::string summary;
   TrainingSettings settings;
+  // Present: whitening in front, these couplings in place of the published ones, and a Student-t
+  // base.
+  std::optional<Conv1dCouplingSpec> convolutions;
 };
 
-// waveform-published and waveform-paper: both the published waveform flow (2 levels x 2 blocks, 10
-// shared butterfly factors and one fewer on the second level, widest first, hidden 16).
+inline constexpr std::string_view kDefaultPreset = "waveform";
+
+// waveform and waveform-light: the published flow's levels and butterflies between whitening and a
+// Student-t base, with convolutional couplings. waveform-published and waveform-paper: both the
+// published waveform flow (2 levels x 2 blocks, 10 shared butterfly factors and one fewer on the
+// second level, widest first, hidden 16).
 const std::vector<Preset>& Presets();
 
 // Errors: InvalidArgument listing the presets.
 absl::StatusOr<Preset> FindPreset(const std::string& name);
+
+// Writes the preset's pre, levels and base for events [window, channels] into `spec`. The order of
+// the whitening is 16, less where the window is no longer than that.
+void WriteArchitecture(const Preset& preset, int64_t window, int64_t channels, FlowSpec* spec);
 
 // The published architecture for events [window, channels]. A level whose size is not divisible by
 // 2^10 (2^9) gets as many factors as its size allows.

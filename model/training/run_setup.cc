@@ -64,7 +64,7 @@ FlowSpec MakeSpec(const std::optional<FlowSpec>& from_file, const TrainOptions& 
   if (from_file) {
     spec = *from_file;
   } else {
-    spec.levels = PublishedWaveformLevels(data.window(), channels);
+    WriteArchitecture(*FindPreset(options.preset), data.window(), channels, &spec);
   }
   spec.event_shape = {data.window(), channels};
   spec.sampling_rate_hz = data.frames_per_second();
@@ -122,7 +122,8 @@ std::string Fingerprint(const TrainOptions& options, const TrainingSettings& set
       kVersion, "\n", FlowSpecToJson(spec), "\n", options.seed, " ", settings.steps, " ",
       settings.batch, " ", settings.ema_decay, " ", static_cast<int>(settings.ema_scheme), " ",
       settings.validate_every, " ", ScheduleName(s.kind), " ", s.learning_rate, " ", s.warmup_steps,
-      " ", s.decay, " ", options.keep ? static_cast<int>(*options.keep) : -1);
+      " ", s.decay, " ", static_cast<int>(settings.start), " ", settings.first_batch, " ",
+      settings.largest_gradient, " ", options.keep ? static_cast<int>(*options.keep) : -1);
   constexpr int64_t kSampled = 64;  // windows of each part whose codes go in
   for (DataPart part : {DataPart::kTrain, DataPart::kValidation}) {
     int64_t rows = 0;

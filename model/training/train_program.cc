@@ -21,6 +21,7 @@
 #include "model/scoring/anomaly.h"
 #include "model/scoring/backend.h"
 #include "model/scoring/torch_guard.h"
+#include "model/training/fit_fixed_layers.h"
 #include "model/training/host_parameters.h"
 #include "model/training/presets.h"
 #include "model/training/progress.h"
@@ -285,6 +286,9 @@ int Run::Train() {
   absl::StatusOr<std::shared_ptr<Flow>> flow = Flow::Create(spec_, options_.seed, at::kFloat);
   if (!flow.ok()) return Fail(kExitUsage, flow.status());
   flow_ = *flow;
+  if (absl::Status fitted = FitFixedLayers(*flow_, *data_, options_.seed); !fitted.ok()) {
+    return Fail(kExitBadInput, fitted);
+  }
   flow_->MoveTo(device_);
   absl::StatusOr<TrainingOutcome> outcome = RunTrainer();
   progress_->Finish();

@@ -55,35 +55,45 @@ Trainer::Trainer(std::shared_ptr<Flow> flow, const TrainingData& data,
       data_.Gather(DataPart::kValidation, true, kMaxValidationWindows, &validation_rows_);
 }
 
-absl::StatusOr<at::Tensor> Trainer::NextBatch() {
-  const int64_t rows = options_.settings.batch;
+template <typename T>
+absl::Status Trainer::FillBatch(int64_t rows, T* out) {
   const FlowSpec& spec = flow_->spec();
   const int64_t size = data_.event_size();
   const size_t channels = spec.channels.size();
-  at::Tensor batch = at::empty({rows, data_.window(), static_cast<int64_t>(channels)}, at::kFloat);
   // x = 2 (v + step u - lo) / (hi - lo) - 1 = slope v + noise_slope u + offset
-  std::vector<float> slope, noise_slope, offset;
+  std::vector<T> slope, noise_slope, offset;
   for (const ChannelSpec& c : spec.channels) {
-    slope.push_back(static_cast<float>(2 / (c.hi - c.lo)));
-    noise_slope.push_back(spec.quantised() ? static_cast<float>(2 * c.step / (c.hi - c.lo)) : 0);
-    offset.push_back(static_cast<float>(-2 * c.lo / (c.hi - c.lo) - 1));
+    slope.push_back(static_cast<T>(2 / (c.hi - c.lo)));
+    noise_slope.push_back(spec.quantised() ? static_cast<T>(2 * c.step / (c.hi - c.lo)) : T{0});
+    offset.push_back(static_cast<T>(-2 * c.lo / (c.hi - c.lo) - 1));
   }
+  codes_.resize(static_cast<size_t>(size));
   noise_.resize(static_cast<size_t>(size));
-  float* out = batch.data_ptr<float>();
   for (int64_t r = 0; r < rows; ++r, out += size) {
-    BFLOW_RETURN_IF_ERROR(data_.DrawTrainingWindow(generator_, out));
+    BFLOW_RETURN_IF_ERROR(data_.DrawTrainingWindow(generator_, codes_.data()));
     FillUniform(options_.seed, rows_drawn_++, 0, size, noise_.data());
     size_t c = 0;
-    for (int64_t i = 0; i < size; ++i) {
-      out[i] = slope[c] * out[i] + noise_slope[c] * noise_[static_cast<size_t>(i)] + offset[c];
+    for (size_t i = 0; i < codes_.size(); ++i) {
+      out[i] = slope[c] * codes_[i] + noise_slope[c] * noise_[i] + offset[c];
       if (++c == channels) c = 0;
     }
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<at::Tensor> Trainer::NextBatch(int64_t rows) {
+  at::Tensor batch =
+      at::empty(Batched(rows, flow_->spec().event_shape), at::TensorOptions(flow_->input_dtype()));
+  if (flow_->input_dtype() == at::kDouble) {
+    BFLOW_RETURN_IF_ERROR(FillBatch(rows, batch.data_ptr<double>()));
+  } else {
+    BFLOW_RETURN_IF_ERROR(FillBatch(rows, batch.data_ptr<float>()));
   }
   return batch.to(flow_->device());
 }
 
 absl::StatusOr<Update> Trainer::Step(const TrainerHooks& hooks, double rate) {
-  BFLOW_ASSIGN_OR_RETURN(at::Tensor batch, NextBatch());
+  BFLOW_ASSIGN_OR_RETURN(at::Tensor batch, NextBatch(options_.settings.batch));
   if (hooks.batch) hooks.batch(&batch);
   BFLOW_FAULT_POINT("trainer.before_step");
   const Update update = updater_->Step(batch, rate);
@@ -183,10 +193,15 @@ TrainState Trainer::State() const {
 absl::Status Trainer::Begin(const TrainState* state) {
   const TrainingSettings& settings = options_.settings;
   if (state == nullptr) {
-    BFLOW_ASSIGN_OR_RETURN(const at::Tensor first, NextBatch());
+    if (settings.start == TrainingStart::kNearIdentity) flow_->StartNearIdentity();
+    BFLOW_ASSIGN_OR_RETURN(
+        const at::Tensor first,
+        NextBatch(settings.first_batch > 0 ? settings.first_batch : settings.batch));
     flow_->InitialiseFrom(first);
   }
-  updater_ = std::make_unique<Updater>(flow_, settings.ema_decay, settings.ema_scheme);
+  updater_ = std::make_unique<Updater>(
+      flow_, settings.ema_decay, settings.ema_scheme,
+      settings.largest_gradient / static_cast<double>(data_.event_size()));
   if (state != nullptr) BFLOW_RETURN_IF_ERROR(Restore(*state));
   start_ = interval_start_ = last_drawn_ = Clock::Real()->Now();
   return absl::OkStatus();
@@ -251,7 +266,7 @@ absl::Status Trainer::End() {
   if (outcome_.end == TrainingEnd::kDiverged && updater_->Revert()) --outcome_.kept_step;
   updater_->SwapAverage();
   const c10::NoGradGuard no_grad;
-  BFLOW_ASSIGN_OR_RETURN(const at::Tensor batch, NextBatch());
+  BFLOW_ASSIGN_OR_RETURN(const at::Tensor batch, NextBatch(options_.settings.batch));
   outcome_.last_nll =
       -flow_->LogProb(batch).mean().item<double>() / static_cast<double>(data_.event_size());
   if (validation_rows_ > 0) {

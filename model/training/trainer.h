@@ -91,8 +91,10 @@ class Trainer {
   absl::StatusOr<TrainingOutcome> Run(const TrainerHooks& hooks, const TrainState* state = nullptr);
 
  private:
-  // The next random batch, on the flow's device.
-  absl::StatusOr<at::Tensor> NextBatch();
+  // The next `rows` random windows in the flow's input type, on its device.
+  absl::StatusOr<at::Tensor> NextBatch(int64_t rows);
+  template <typename T>
+  absl::Status FillBatch(int64_t rows, T* out);
   absl::Status Begin(const TrainState* state);
   absl::Status Loop(const TrainerHooks& hooks);
   absl::StatusOr<Update> Step(const TrainerHooks& hooks, double rate);
@@ -111,8 +113,8 @@ class Trainer {
   const TrainingData& data_;
   TrainerOptions options_;
   std::mt19937_64 generator_;
-  uint64_t rows_drawn_ = 0;  // row number of the noise
-  std::vector<float> noise_;
+  uint64_t rows_drawn_ = 0;           // row number of the noise
+  std::vector<float> codes_, noise_;  // of a window
   std::unique_ptr<Updater> updater_;  // from Begin on: it averages initialised weights
 
   std::vector<float> validation_codes_;

@@ -77,6 +77,9 @@ class TrainingData {
   // Codes of a window at a random place of the training part, every place alike; windows with a
   // constant channel are drawn again. Errors: InvalidArgument (1,000 constant ones in a row).
   absl::Status DrawTrainingWindow(std::mt19937_64& generator, float* out) const;
+  // Codes of `steps` steps, at most a window, at a random place of the training part, every place
+  // alike; constant ones too.
+  void DrawTrainingStretch(std::mt19937_64& generator, int64_t steps, float* out) const;
 
  private:
   // A stretch of the training part that holds at least one window.
