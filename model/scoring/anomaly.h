@@ -1,6 +1,7 @@
-// The calibrated anomaly score `flow_quality_v1`: names and numbers of a window's features, the fit
-// on normal windows, and the score of one window. Torch-free, float64. The statistics of the flow
-// that go in are computed by window_features.h; the rule itself stands in docs/math.md.
+// The calibrated anomaly score (`flow_quality_v1`, `flow_quality_v2` with whitening): names and
+// numbers of a window's features, the fit on normal windows, and the score of one window.
+// Torch-free, float64. The statistics of the flow that go in are computed by window_features.h; the
+// rule itself stands in docs/math.md.
 #ifndef BFLOW_MODEL_SCORING_ANOMALY_H_
 #define BFLOW_MODEL_SCORING_ANOMALY_H_
 
@@ -21,7 +22,8 @@ namespace bflow {
 // coupling_log_det/level0/block0, ... for every coupling in order of the layers (a second coupling
 // of the same block ends in "/1", the prior step of a level is "prior"); then, for quantised
 // waveforms only, step/CHANNEL, flat_run/CHANNEL,
-// range/CHANNEL channel by channel.
+// range/CHANNEL channel by channel; then, with whitening, whitened_energy/CHANNEL for every
+// channel.
 std::vector<std::string> FeatureNames(const FlowSpec& spec);
 
 // Number of couplings of a flow, the size of Encoded::coupling_log_dets.
@@ -29,6 +31,9 @@ int64_t CouplingCount(const FlowSpec& spec);
 
 // latent_norm of a level: log(mean z^2 + 1e-6).
 double LatentNormFeature(double mean_square);
+
+// whitened_energy of a channel: log(mean_t log(1 + e_t^2) + 1e-6) of its residuals.
+double WhitenedEnergyFeature(double mean_log);
 
 // Signal-quality features of one time-major window [time_steps, channels] of converter codes v,
 // written to out[3 * channels], channel by channel: step log(mean_t |v[t] - v[t-1]| + 0.02),
@@ -38,6 +43,7 @@ void SignalQualityFeatures(const float* codes, int64_t time_steps, int64_t chann
 
 // Features and densities of windows, all under one noise convention.
 struct WindowFeatures {
+  std::string definition = "flow_quality_v1";
   std::vector<std::string> names;  // F
   int64_t rows = 0;
   std::vector<double> values;     // rows x F; 0 where the row is not kOk

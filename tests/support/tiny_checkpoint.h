@@ -18,7 +18,10 @@ namespace bflow {
 // -100..100 of which -60..80 were seen) and V (step 2); else both in the scaled unit.
 FlowSpec TinySpec(bool quantised = true);
 
-// A float32 flow of `spec` with freshly drawn parameters.
+// The same with whitening of order 3, convolutional couplings and a Student-t base.
+FlowSpec TinyHeavySpec(bool quantised = true);
+
+// A float32 flow of `spec` with freshly drawn parameters; a whitening that takes differences.
 std::shared_ptr<Flow> TinyFlow(const FlowSpec& spec, uint64_t seed = 1);
 
 // Rows that fit the spec: a random walk in codes within the training range, or in the scaled unit.
