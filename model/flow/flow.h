@@ -1,5 +1,5 @@
 // A whole flow built from a flow_spec: squeeze, blocks of layers and split per level, latents
-// re-assembled into the shape of the event, a standard normal base.
+// re-assembled into the shape of the event, a base density.
 #ifndef BFLOW_MODEL_FLOW_FLOW_H_
 #define BFLOW_MODEL_FLOW_FLOW_H_
 
