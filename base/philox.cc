@@ -51,4 +51,19 @@ void FillNormal(uint64_t seed, uint64_t row, int64_t n, double* out) {
   }
 }
 
+void FillStudentT(uint64_t seed, uint64_t row, int64_t n, const double* degrees, double* out) {
+  for (int64_t d = 0; d < n; d += 2) {
+    const std::array<uint32_t, 4> words =
+        PhiloxBlock(seed, row, static_cast<uint32_t>(d / 2), RandomPurpose::kLatent, /*draw=*/1);
+    for (int64_t j = 0; j < 2 && d + j < n; ++j) {
+      const double a = words[2 * j], b = words[2 * j + 1];
+      const double log_u = std::log((a + 0.5) * 0x1p-32);
+      const double nu = degrees[d + j];
+      // expm1 keeps the difference of a power close to 1, of large nu.
+      const double square = std::isinf(nu) ? -2 * log_u : nu * std::expm1(-2 / nu * log_u);
+      out[d + j] = std::sqrt(square) * std::cos(2.0 * std::numbers::pi * b * 0x1p-32);
+    }
+  }
+}
+
 }  // namespace bflow

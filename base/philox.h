@@ -31,6 +31,13 @@ void FillUniform(uint64_t seed, uint64_t row, uint32_t draw, int64_t n, float* o
 // (Box-Muller), computed in float64.
 void FillNormal(uint64_t seed, uint64_t row, int64_t n, double* out);
 
+// out[d] for d < n: Student's t with degrees[d] > 0 degrees of freedom of row `row`, purpose
+// kLatent, draw 1; the words of dimensions 2b and 2b + 1 are those of block b. A pair (a, b) of
+// words gives u = (a + 0.5) 2^-32 and t = sqrt(nu (u^(-2/nu) - 1)) cos(2 pi b 2^-32) (Bailey,
+// "Polar generation of random variates with the t-distribution", 1994), computed in float64; for
+// infinite nu that is the first normal of Box-Muller.
+void FillStudentT(uint64_t seed, uint64_t row, int64_t n, const double* degrees, double* out);
+
 }  // namespace bflow
 
 #endif  // BFLOW_BASE_PHILOX_H_

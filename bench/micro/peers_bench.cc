@@ -15,6 +15,8 @@
 #include "bench/micro/waveform_block.h"
 #include "c10/core/GradMode.h"
 #include "model/flow/flow.h"
+#include "model/ops/conv1d_coupling.h"
+#include "model/ops/whitening.h"
 #include "model/training/adam.h"
 #include "model/training/presets.h"
 #include "torch/csrc/autograd/autograd.h"
@@ -106,6 +108,8 @@ class EagerOperators {
     library_.impl("act_norm", TORCH_FN(ActNormReference));
     library_.impl("lu_matmul", TORCH_FN(LuMatmulReference));
     library_.impl("affine_coupling", TORCH_FN(AffineCouplingReference));
+    library_.impl("conv1d_coupling", TORCH_FN(Conv1dCouplingReference));
+    library_.impl("whitening", TORCH_FN(WhiteningReference));
   }
 
  private:
@@ -113,10 +117,10 @@ class EagerOperators {
 };
 
 // Loss, gradients and the update by Adam (ours in both), as bflow-train does them for a batch of
-// the published flow: windows of 1024 x 2.
+// the preset's flow: windows of 1024 x 2.
 class TrainingStep {
  public:
-  TrainingStep() : adam_({}) {
+  TrainingStep(const Preset& preset, int64_t batch) : adam_({}) {
     FlowSpec spec;
     spec.event_shape = {1024, 2};
     spec.sampling_rate_hz = 125;
@@ -127,14 +131,14 @@ class TrainingStep {
       channel.input_min = -1;
       channel.input_max = 1;
     }
-    spec.levels = PublishedWaveformLevels(1024, 2);
+    WriteArchitecture(preset, 1024, 2, &spec);
     auto made = Flow::Create(spec, 1, at::kFloat);
     if (!made.ok()) {
       std::fprintf(stderr, "%s\n", made.status().ToString().c_str());
       std::exit(1);
     }
     flow_ = *std::move(made);
-    x_ = at::rand({128, 1024, 2}) * 2 - 1;
+    x_ = at::rand({batch, 1024, 2}, at::TensorOptions(flow_->input_dtype())) * 2 - 1;
     flow_->InitialiseFrom(x_);
     std::vector<std::span<float>> buffers;
     for (const at::Tensor& tensor : flow_->parameters()) {
@@ -162,15 +166,18 @@ class TrainingStep {
   Adam adam_;
 };
 
-void CompareTrainingStep() {
-  TrainingStep step;
+void CompareTrainingStep(const char* preset, int64_t batch) {
+  TrainingStep step(*FindPreset(preset), batch);
   const at::Tensor ours = step.Loss().detach();
   {
     const EagerOperators eager;
     CheckEqual("training step", ours, step.Loss().detach());
   }
+  char name[64];
+  std::snprintf(name, sizeof(name), "training step, %s 1024 x 2, B=%d", preset,
+                static_cast<int>(batch));
   Compare(
-      "training step, published flow 1024 x 2, B=128", 7, 3, [&] { step.Run(); },
+      name, 7, 3, [&] { step.Run(); },
       [&] {
         const EagerOperators eager;
         step.Run();
@@ -189,6 +196,7 @@ int main() {
   bflow::bench::CompareButterfly(false);
   bflow::bench::CompareBlock(false);
   bflow::bench::CompareBlock(true);
-  bflow::bench::CompareTrainingStep();
+  bflow::bench::CompareTrainingStep("waveform-published", 128);
+  bflow::bench::CompareTrainingStep("waveform", 32);
   return 0;
 }

@@ -123,8 +123,8 @@ void ReadAttribution(const Json& json, ObjectReader& parent, Calibration& c) {
 }
 
 absl::Status Check(const Calibration& c, int64_t n) {
-  if (c.score_definition != "flow_quality_v1") {
-    return Fault("score_definition", "expected \"flow_quality_v1\"");
+  if (c.score_definition != "flow_quality_v1" && c.score_definition != "flow_quality_v2") {
+    return Fault("score_definition", "expected \"flow_quality_v1\" or \"flow_quality_v2\"");
   }
   BFLOW_RETURN_IF_ERROR(CheckFeatures(c));
   BFLOW_RETURN_IF_ERROR(CheckInverseCovariance(c));
@@ -146,6 +146,10 @@ absl::Status Check(const Calibration& c, int64_t n) {
 }
 
 }  // namespace
+
+std::string ScoreDefinition(const FlowSpec& spec) {
+  return HasWhitening(spec) ? "flow_quality_v2" : "flow_quality_v1";
+}
 
 absl::StatusOr<Calibration> ParseCalibration(std::string_view text) {
   BFLOW_ASSIGN_OR_RETURN(Json json, ParseBoundedJson(text, kMaxBytes));

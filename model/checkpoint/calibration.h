@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "model/checkpoint/flow_spec.h"
 
 namespace bflow {
 
@@ -23,6 +24,10 @@ struct AttributionTables {
   int64_t stride = 32;                                                 // time steps per segment
   std::array<std::vector<double>, kAttributionCauses> median, spread;  // C each; spread > 0
 };
+
+// Which features a score has: flow_quality_v1, or with whitening flow_quality_v2, which adds the
+// energy of its residuals.
+std::string ScoreDefinition(const FlowSpec& spec);
 
 struct Calibration {
   std::string score_definition = "flow_quality_v1";

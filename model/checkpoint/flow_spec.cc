@@ -175,6 +175,10 @@ bool IsCoupling(const LayerSpec& layer) {
          std::holds_alternative<Conv2dCouplingSpec>(layer);
 }
 
+bool HasWhitening(const FlowSpec& spec) {
+  return !spec.pre.empty() && std::holds_alternative<WhiteningSpec>(spec.pre.front());
+}
+
 std::vector<NamedBlock> BlocksOf(const LevelSpec& level) {
   std::vector<NamedBlock> blocks;
   for (size_t j = 0; j < level.blocks.size(); ++j) {

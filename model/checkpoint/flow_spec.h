@@ -156,6 +156,10 @@ struct LevelSpec {
   bool split = false;
 };
 
+struct FlowSpec;
+// Its first layer is a WhiteningSpec.
+bool HasWhitening(const FlowSpec& spec);
+
 // The blocks of a level in the order of application, `prior` last where there is one.
 struct NamedBlock {
   std::string name;  // "blocks.0", ..., "prior": as in the names of tensors

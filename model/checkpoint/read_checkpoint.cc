@@ -157,7 +157,7 @@ absl::StatusOr<FlowSpec> ReadSpec(const SafetensorsFile& tensors) {
 
 absl::Status CheckCalibrationAgainst(const FlowSpec& spec, const Calibration& calibration) {
   // Per level a latent norm, per coupling a log-determinant, per waveform channel of codes step,
-  // flat run, range.
+  // flat run, range; behind whitening the energy of each channel's residuals.
   const bool codes = spec.quantised() && !spec.is_image();
   size_t features = spec.levels.size() + (codes ? 3 * spec.channels.size() : 0);
   for (const LevelSpec& level : spec.levels) {
@@ -165,6 +165,11 @@ absl::Status CheckCalibrationAgainst(const FlowSpec& spec, const Calibration& ca
       features += static_cast<size_t>(
           std::count_if(block.layers->begin(), block.layers->end(), IsCoupling));
     }
+  }
+  if (HasWhitening(spec)) features += spec.channels.size();
+  if (calibration.score_definition != ScoreDefinition(spec)) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "score_definition: expected \"", ScoreDefinition(spec), "\" with this flow_spec"));
   }
   if (calibration.feature_names.size() != features) {
     return absl::InvalidArgumentError(absl::StrCat("feature_names: has ",

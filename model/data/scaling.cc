@@ -14,10 +14,9 @@ size_t RunLength(const FlowSpec& spec) {
   return spec.is_image() ? static_cast<size_t>(spec.positions()) : 1;
 }
 
-}  // namespace
-
-void ScaleEvent(const FlowSpec& spec, std::span<const float> codes, CodeNoise noise, uint64_t seed,
-                uint64_t row, uint32_t draw, std::span<float> x) {
+template <typename T>
+void Scale(const FlowSpec& spec, std::span<const float> codes, CodeNoise noise, uint64_t seed,
+           uint64_t row, uint32_t draw, std::span<T> x) {
   std::vector<float> uniform;
   if (noise == CodeNoise::kUniform) {
     uniform.resize(x.size());
@@ -33,11 +32,12 @@ void ScaleEvent(const FlowSpec& spec, std::span<const float> codes, CodeNoise no
       code = channel.lo + channel.step * std::floor((code - channel.lo) / channel.step);
     }
     const double v = code + channel.step * u;
-    x[d] = static_cast<float>(2 * (v - channel.lo) / (channel.hi - channel.lo) - 1);
+    x[d] = static_cast<T>(2 * (v - channel.lo) / (channel.hi - channel.lo) - 1);
   }
 }
 
-void CodesFromScaled(const FlowSpec& spec, std::span<const float> x, std::span<float> codes) {
+template <typename T>
+void Codes(const FlowSpec& spec, std::span<const T> x, std::span<float> codes) {
   const size_t run = RunLength(spec);
   for (size_t d = 0; d < x.size(); ++d) {
     const ChannelSpec& channel = spec.channels[d / run % spec.channels.size()];
@@ -45,6 +45,26 @@ void CodesFromScaled(const FlowSpec& spec, std::span<const float> x, std::span<f
     const double v = channel.lo + channel.step * std::floor(above_lo / channel.step);
     codes[d] = static_cast<float>(std::clamp(v, channel.input_min, channel.input_max));
   }
+}
+
+}  // namespace
+
+void ScaleEvent(const FlowSpec& spec, std::span<const float> codes, CodeNoise noise, uint64_t seed,
+                uint64_t row, uint32_t draw, std::span<float> x) {
+  Scale(spec, codes, noise, seed, row, draw, x);
+}
+
+void ScaleEvent(const FlowSpec& spec, std::span<const float> codes, CodeNoise noise, uint64_t seed,
+                uint64_t row, uint32_t draw, std::span<double> x) {
+  Scale(spec, codes, noise, seed, row, draw, x);
+}
+
+void CodesFromScaled(const FlowSpec& spec, std::span<const float> x, std::span<float> codes) {
+  Codes(spec, x, codes);
+}
+
+void CodesFromScaled(const FlowSpec& spec, std::span<const double> x, std::span<float> codes) {
+  Codes(spec, x, codes);
 }
 
 CodeRange FindCodeRange(std::span<const float> codes) {

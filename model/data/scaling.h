@@ -26,9 +26,13 @@ enum class CodeNoise { kNone, kUniform, kCenter };
 // be codes.
 void ScaleEvent(const FlowSpec& spec, std::span<const float> codes, CodeNoise noise, uint64_t seed,
                 uint64_t row, uint32_t draw, std::span<float> x);
+// The same, not rounded.
+void ScaleEvent(const FlowSpec& spec, std::span<const float> codes, CodeNoise noise, uint64_t seed,
+                uint64_t row, uint32_t draw, std::span<double> x);
 
 // Inverse for samples: codes on the grid lo + k step, clamped to input_min .. input_max.
 void CodesFromScaled(const FlowSpec& spec, std::span<const float> x, std::span<float> codes);
+void CodesFromScaled(const FlowSpec& spec, std::span<const double> x, std::span<float> codes);
 
 // Extremes and smallest difference between distinct values of codes without NaNs; empty if there is
 // no value. The step is 0 where all are alike.

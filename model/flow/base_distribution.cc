@@ -39,6 +39,15 @@ StudentTBase::StudentTBase(const FlowSpec& spec, at::ScalarType dtype)
   }
 }
 
+BaseDistribution::Marginals StudentTBase::LevelMarginals(size_t level) const {
+  const auto per_channel = [this](const at::Tensor& values) {
+    const at::Tensor exact = values.to(at::kDouble).exp();
+    return is_image_ ? exact.view({-1, 1, 1}) : exact;
+  };
+  if (!levels_[level].log_scale.defined()) return {};
+  return {1 + per_channel(levels_[level].log_degrees), per_channel(levels_[level].log_scale)};
+}
+
 at::Tensor StudentTBase::LogDensity(size_t level, const at::Tensor& latents) const {
   const at::Tensor z = latents.to(at::kDouble);
   if (!levels_[level].log_scale.defined()) return z;  // empty

@@ -20,6 +20,13 @@ class BaseDistribution : public torch::nn::Module {
   // waveform, [B, C_l, H_l, W_l] of an image.
   virtual at::Tensor LogDensity(size_t level, const at::Tensor& latents) const = 0;
 
+  // Student's t of each latent channel of a level: [C_l, 1, 1] of an image, else [C_l]; float64.
+  // Undefined tensors: the standard normal.
+  struct Marginals {
+    at::Tensor degrees, scale;
+  };
+  virtual Marginals LevelMarginals(size_t /*level*/) const { return {}; }
+
   // Sum over levels and values: [B] nats, float64.
   at::Tensor LogProb(const std::vector<at::Tensor>& level_latents) const;
 };
@@ -38,6 +45,7 @@ class StudentTBase : public BaseDistribution {
   StudentTBase(const FlowSpec& spec, at::ScalarType dtype);
 
   at::Tensor LogDensity(size_t level, const at::Tensor& latents) const override;
+  Marginals LevelMarginals(size_t level) const override;
 
  private:
   struct Level {

@@ -126,6 +126,7 @@ Encoded Flow::Encode(const at::Tensor& x, const LayerObserver& observer) {
     const Transformed y = layer->Forward(h);
     h = y.value;
     encoded.log_det = encoded.log_det + y.log_det.to(at::kDouble);
+    if (has_whitening() && !encoded.residuals.defined()) encoded.residuals = h;  // it is the first
   }
   for (size_t l = 0; l < levels_.size(); ++l) {
     const Level& level = levels_[l];
@@ -202,6 +203,14 @@ at::Tensor Flow::LogProb(const at::Tensor& x) { return LogProb(Encode(x)); }
 
 at::Tensor Flow::LogProb(const Encoded& encoded) const {
   return base_->LogProb(encoded.level_latents) + encoded.log_det;
+}
+
+void Flow::StartNearIdentity() {
+  for (const Level& level : levels_) {
+    for (size_t j = 0; j < level.blocks.size(); ++j) {
+      for (const auto& layer : level.blocks[j]) layer->StartNearIdentity(static_cast<int64_t>(j));
+    }
+  }
 }
 
 void Flow::InitialiseFrom(const at::Tensor& x) {

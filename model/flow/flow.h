@@ -1,5 +1,5 @@
 // A whole flow built from a flow_spec: squeeze, blocks of layers and split per level, latents
-// re-assembled into the shape of the event, a standard normal base.
+// re-assembled into the shape of the event, a base density.
 #ifndef BFLOW_MODEL_FLOW_FLOW_H_
 #define BFLOW_MODEL_FLOW_FLOW_H_
 
@@ -24,6 +24,8 @@ namespace bflow {
 struct Encoded {
   at::Tensor latent;   // [B, event...], the API order
   at::Tensor log_det;  // [B], nats
+  // What whitening makes of x, the residuals [B, T, C]; undefined without it.
+  at::Tensor residuals;
   // Per level what it leaves behind: [B, T_l, C] or [B, C, H_l, W_l]; no channels where nothing is.
   std::vector<at::Tensor> level_latents;
   std::vector<at::Tensor> coupling_log_dets;  // per coupling in order of the layers, [B]
@@ -56,7 +58,10 @@ class Flow : public torch::nn::Module {
   const BaseDistribution& base() const { return *base_; }
   // Latents in the API order <-> per level.
   std::vector<at::Tensor> SplitLatent(const at::Tensor& z) const;
+  at::Tensor Assemble(const std::vector<at::Tensor>& level_latents) const;
 
+  // Replaces the parameters that Create drew by those of Bijector::StartNearIdentity.
+  void StartNearIdentity();
   // Data-dependent initialisation, layer by layer: each is initialised, then feeds the next.
   void InitialiseFrom(const at::Tensor& x);
   void Freeze();
@@ -65,6 +70,10 @@ class Flow : public torch::nn::Module {
 
   const FlowSpec& spec() const { return spec_; }
   at::ScalarType dtype() const { return dtype_; }
+  // What x should be: float64 before whitening, whose residuals are small differences, else
+  // dtype().
+  at::ScalarType input_dtype() const { return has_whitening() ? at::kDouble : dtype_; }
+  bool has_whitening() const { return HasWhitening(spec_); }
   at::Device device() const { return device_; }
   // Moves all tensors; before Freeze, which computes constants where the tensors are.
   void MoveTo(at::Device device);
@@ -90,7 +99,6 @@ class Flow : public torch::nn::Module {
   at::Tensor UnsqueezeBy(const at::Tensor& x, int64_t factor) const;
   at::Tensor FirstHalf(const at::Tensor& x) const;
   at::Tensor SecondHalf(const at::Tensor& x) const;
-  at::Tensor Assemble(const std::vector<at::Tensor>& level_latents) const;
 
   FlowSpec spec_;
   at::ScalarType dtype_;

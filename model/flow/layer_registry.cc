@@ -5,6 +5,7 @@
 #include "model/layers/act_norm.h"
 #include "model/layers/affine_coupling.h"
 #include "model/layers/butterfly.h"
+#include "model/layers/conv1d_coupling.h"
 #include "model/layers/conv1x1.h"
 #include "model/layers/conv2d_coupling.h"
 #include "model/layers/emerging_conv.h"
@@ -12,6 +13,7 @@
 #include "model/layers/lu_matmul.h"
 #include "model/layers/periodic_conv.h"
 #include "model/layers/permutation.h"
+#include "model/layers/whitening.h"
 #include "model/layers/woodbury.h"
 
 namespace bflow {
@@ -78,6 +80,18 @@ std::shared_ptr<Bijector> MakeLogit(const LayerSpec&, const LevelShape&, at::Gen
   return std::make_shared<LogitLayer>();
 }
 
+std::shared_ptr<Bijector> MakeConv1dCoupling(const LayerSpec& spec, const LevelShape& shape,
+                                             at::Generator& generator, at::ScalarType dtype) {
+  return std::make_shared<Conv1dCouplingLayer>(std::get<Conv1dCouplingSpec>(spec), shape.channels,
+                                               generator, dtype);
+}
+
+std::shared_ptr<Bijector> MakeWhitening(const LayerSpec& spec, const LevelShape& shape,
+                                        at::Generator&, at::ScalarType dtype) {
+  return std::make_shared<WhiteningLayer>(shape.channels, std::get<WhiteningSpec>(spec).order,
+                                          dtype);
+}
+
 }  // namespace
 
 const LayerRegistry& BuiltInLayers() {
@@ -93,6 +107,8 @@ const LayerRegistry& BuiltInLayers() {
       {"woodbury", MakeWoodbury},
       {"permutation", MakePermutation},
       {"logit", MakeLogit},
+      {"conv1d_coupling", MakeConv1dCoupling},
+      {"whitening", MakeWhitening},
   };
   return *kLayers;
 }

@@ -51,10 +51,25 @@ void ActNormLayer::InitialiseFrom(const at::Tensor& x) {
   const at::Tensor rows =  // [positions of all, C]
       is_image_ ? value.permute({0, 2, 3, 1}).flatten(0, 2) : value.flatten(0, 1);
   const at::Tensor y = rows.to(at::kDouble);
-  const at::Tensor scale = at::std(y, /*dim=*/at::IntArrayRef{0}, /*unbiased=*/true) + 1e-6;
-  const at::Tensor bias = (bias_.to(at::kDouble) - y.mean(0)) / scale;
+  at::Tensor centre, scale;
+  if (robust_) {
+    const at::Tensor by_row = y.view({x.size(0), -1, y.size(1)});
+    centre = std::get<0>(std::get<0>(by_row.median(1)).median(0));
+    scale = ((y - centre).abs().mean(0) * 1.25).clamp_min(1e-6);
+  } else {
+    centre = y.mean(0);
+    scale = at::std(y, /*dim=*/at::IntArrayRef{0}, /*unbiased=*/true) + 1e-6;
+  }
+  const at::Tensor bias = (bias_.to(at::kDouble) - centre) / scale;
   log_scale_.copy_(log_scale_.to(at::kDouble) - scale.log());
   bias_.copy_(bias);
+}
+
+void ActNormLayer::StartNearIdentity(int64_t /*block*/) {
+  const c10::NoGradGuard no_grad;
+  log_scale_.zero_();
+  bias_.zero_();
+  robust_ = true;
 }
 
 void ActNormLayer::Freeze() {

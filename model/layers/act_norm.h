@@ -21,7 +21,10 @@ class ActNormLayer : public Bijector {
   Transformed Inverse(const at::Tensor& z) override;
   // With m and s the mean and the unbiased standard deviation of the output over batch and
   // positions: log_scale += -log(s + 1e-6), bias = (bias - m) / (s + 1e-6).
+  // After StartNearIdentity robustly instead: m the median over the batch of the medians over
+  // positions, s = 1.25 mean |output - m|, without the 1e-6 (s is at least 1e-6).
   void InitialiseFrom(const at::Tensor& x) override;
+  void StartNearIdentity(int64_t block) override;
   void Freeze() override;
 
  protected:
@@ -30,6 +33,7 @@ class ActNormLayer : public Bijector {
   int64_t Positions(const at::Tensor& x) const;
 
   bool is_image_;
+  bool robust_ = false;  // StartNearIdentity was called
   at::Tensor log_scale_;
   at::Tensor bias_;
   at::Tensor frozen_log_det_;  // float64 scalar, per position; undefined before Freeze

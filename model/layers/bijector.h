@@ -4,6 +4,8 @@
 #ifndef BFLOW_MODEL_LAYERS_BIJECTOR_H_
 #define BFLOW_MODEL_LAYERS_BIJECTOR_H_
 
+#include <cstdint>
+
 #include "ATen/core/Tensor.h"
 #include "torch/nn/module.h"
 
@@ -23,6 +25,11 @@ class Bijector : public torch::nn::Module {
  public:
   virtual Transformed Forward(const at::Tensor& x) = 0;
   virtual Transformed Inverse(const at::Tensor& z) = 0;
+
+  // Moves the parameters to the start of a training from (nearly) the identity, as an alternative
+  // to the authors' random ones: layers that mix start as the identity, or in odd blocks of a level
+  // as a swap of halves, and what InitialiseFrom estimates is robust. Before InitialiseFrom.
+  virtual void StartNearIdentity(int64_t /*block*/) {}
 
   // Data-dependent initialisation on a first batch (no-op for most layers), before any Forward.
   virtual void InitialiseFrom(const at::Tensor& /*x*/) {}

@@ -121,6 +121,15 @@ Transformed ButterflyLayer::Forward(const at::Tensor& x) { return Apply(x, /*inv
 
 Transformed ButterflyLayer::Inverse(const at::Tensor& z) { return Apply(z, /*inverse=*/true); }
 
+void ButterflyLayer::StartNearIdentity(int64_t /*block*/) {
+  const c10::NoGradGuard no_grad;
+  for (at::Tensor& w : parameters()) {  // of shape [blocks, 2, matrices, 2]
+    w.zero_();
+    w.select(1, 0).select(2, 0).fill_(1);
+    w.select(1, 1).select(2, 1).fill_(1);
+  }
+}
+
 void ButterflyLayer::Freeze() {
   const c10::NoGradGuard no_grad;
   for (std::vector<Part>& parts : rounds_) {

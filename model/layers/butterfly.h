@@ -28,6 +28,8 @@ class ButterflyLayer : public Bijector {
 
   Transformed Forward(const at::Tensor& x) override;
   Transformed Inverse(const at::Tensor& z) override;
+  // Every 2x2 is the identity.
+  void StartNearIdentity(int64_t block) override;
   void Freeze() override;
 
  protected:

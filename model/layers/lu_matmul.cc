@@ -2,6 +2,7 @@
 
 #include <tuple>
 
+#include "ATen/ops/arange.h"
 #include "ATen/ops/argmax.h"
 #include "ATen/ops/diag.h"
 #include "ATen/ops/eye.h"
@@ -51,6 +52,16 @@ at::Tensor LuMatmulLayer::InverseMatrix() const {
   const at::Tensor product = at::linalg_solve_triangular(
       lower + identity, upper_inverse, /*upper=*/false, /*left=*/false, /*unitriangular=*/true);
   return product.index_select(1, permutation_);
+}
+
+void LuMatmulLayer::StartNearIdentity(int64_t block) {
+  const c10::NoGradGuard no_grad;
+  for (const at::Tensor& zero : {lower_, upper_, log_diagonal_}) zero.zero_();
+  diagonal_sign_.fill_(1);
+  const int64_t channels = permutation_.size(0), shift = block % 2 == 1 ? channels / 2 : 0;
+  // Row i of P has its 1 in the column that x[i] goes to.
+  permutation_.copy_(
+      (at::arange(channels, permutation_.options()) + channels - shift).remainder(channels));
 }
 
 void LuMatmulLayer::Freeze() {

@@ -22,6 +22,8 @@ class LuMatmulLayer : public Bijector {
 
   Transformed Forward(const at::Tensor& x) override;
   Transformed Inverse(const at::Tensor& z) override;
+  // W = I; in odd blocks y[d] = x[(d + C/2) mod C].
+  void StartNearIdentity(int64_t block) override;
   void Freeze() override;
 
  protected:

@@ -85,6 +85,44 @@ inline void CheckCoupling(const at::Tensor& x, at::TensorList scale_net, at::Ten
               "affine_coupling: the two nets differ in width");
 }
 
+// net: weight, bias of the three convolutions.
+inline void CheckConvolutions(const at::Tensor& x, at::TensorList net, int64_t dilation) {
+  TORCH_CHECK(x.dim() == 3 && x.size(2) >= 2 && x.size(2) % 2 == 0,
+              "conv1d_coupling: x must be [B, T, C] with C even, got ", x.sizes());
+  TORCH_CHECK(net.size() == 6 && net[0].dim() == 3 && net[0].size(2) % 2 == 1 && dilation >= 1,
+              "conv1d_coupling: net must hold 6 tensors, the first [H, C/2, K] with K odd");
+  const int64_t half = x.size(2) / 2, hidden = net[0].size(0), kernel = net[0].size(2);
+  const std::vector<std::vector<int64_t>> shapes = {{hidden, half, kernel},   {hidden},
+                                                    {hidden, hidden, kernel}, {hidden},
+                                                    {2 * half, hidden, 1},    {2 * half}};
+  for (size_t i = 0; i < 6; ++i) {
+    TORCH_CHECK(net[i].sizes() == at::IntArrayRef(shapes[i]), "conv1d_coupling: net[", i,
+                "] must be ", at::IntArrayRef(shapes[i]), ", got ", net[i].sizes());
+    CheckKind("conv1d_coupling", "net", x, net[i]);
+  }
+}
+
+// map: lags, instantaneous, bias, log_scale, head_weight, head_bias, head_log_scale.
+inline void CheckWhitening(const at::Tensor& x, at::TensorList map) {
+  TORCH_CHECK(x.dim() == 3 && map.size() == 7 && map[0].dim() == 3,
+              "whitening: x must be [B, T, C] and map hold 7 tensors, the first [C, C, K]");
+  const int64_t channels = x.size(2), order = map[0].size(2), head = channels * order;
+  TORCH_CHECK(order >= 1 && x.size(1) >= order, "whitening: ", x.size(1), " steps for order ",
+              order);
+  const std::vector<std::vector<int64_t>> shapes = {{channels, channels, order},
+                                                    {channels, channels},
+                                                    {channels},
+                                                    {channels},
+                                                    {head, head},
+                                                    {head},
+                                                    {head}};
+  for (size_t i = 0; i < 7; ++i) {
+    TORCH_CHECK(map[i].sizes() == at::IntArrayRef(shapes[i]), "whitening: map[", i, "] must be ",
+                at::IntArrayRef(shapes[i]), ", got ", map[i].sizes());
+    CheckKind("whitening", "map", x, map[i]);
+  }
+}
+
 }  // namespace bflow
 
 #endif  // BFLOW_MODEL_OPS_CHECKS_H_

@@ -30,6 +30,13 @@ std::tuple<at::Tensor, std::vector<at::Tensor>> affine_coupling_backward(
     const at::Tensor& x, at::TensorList scale_net, at::TensorList shift_net, bool inverse,
     const at::Tensor& grad_y, const at::Tensor& grad_log_det);
 
+// Of x and of the six weights.
+std::tuple<at::Tensor, std::vector<at::Tensor>> conv1d_coupling_backward(
+    const at::Tensor& x, at::TensorList net, int64_t dilation, bool inverse,
+    const at::Tensor& grad_y, const at::Tensor& grad_log_det);
+// Of x; the log-determinant is constant, and the map is fitted, not trained.
+at::Tensor whitening_backward(at::TensorList map, bool inverse, const at::Tensor& grad_y);
+
 }  // namespace bflow
 
 #endif  // BFLOW_MODEL_OPS_OPERATORS_H_

@@ -8,8 +8,10 @@
 #include "model/ops/act_norm.h"
 #include "model/ops/affine_coupling.h"
 #include "model/ops/butterfly.h"
+#include "model/ops/conv1d_coupling.h"
 #include "model/ops/lu_matmul.h"
 #include "model/ops/operators.h"
+#include "model/ops/whitening.h"
 
 TORCH_LIBRARY(bflow, m) {
   m.def("butterfly(Tensor x, Tensor[] factors) -> (Tensor y, Tensor log_det)");
@@ -33,6 +35,14 @@ TORCH_LIBRARY(bflow, m) {
   m.def(
       "affine_coupling_backward(Tensor x, Tensor[] scale_net, Tensor[] shift_net, bool inverse, "
       "Tensor grad_y, Tensor grad_log_det) -> (Tensor grad_x, Tensor[] grad_nets)");
+  m.def(
+      "conv1d_coupling(Tensor x, Tensor[] net, int dilation, bool inverse) -> "
+      "(Tensor y, Tensor log_det)");
+  m.def(
+      "conv1d_coupling_backward(Tensor x, Tensor[] net, int dilation, bool inverse, "
+      "Tensor grad_y, Tensor grad_log_det) -> (Tensor grad_x, Tensor[] grad_net)");
+  m.def("whitening(Tensor x, Tensor[] map, bool inverse) -> (Tensor y, Tensor log_det)");
+  m.def("whitening_backward(Tensor[] map, bool inverse, Tensor grad_y) -> Tensor grad_x");
 }
 
 namespace bflow {
@@ -71,6 +81,18 @@ std::tuple<at::Tensor, at::Tensor> affine_coupling(const at::Tensor& x, at::Tens
   return op.call(x, scale_net, shift_net, inverse);
 }
 
+std::tuple<at::Tensor, at::Tensor> conv1d_coupling(const at::Tensor& x, at::TensorList net,
+                                                   int64_t dilation, bool inverse) {
+  static const auto op = Find<decltype(conv1d_coupling)>("bflow::conv1d_coupling");
+  return op.call(x, net, dilation, inverse);
+}
+
+std::tuple<at::Tensor, at::Tensor> whitening(const at::Tensor& x, at::TensorList map,
+                                             bool inverse) {
+  static const auto op = Find<decltype(whitening)>("bflow::whitening");
+  return op.call(x, map, inverse);
+}
+
 std::tuple<at::Tensor, std::vector<at::Tensor>> butterfly_backward(const at::Tensor& x,
                                                                    at::TensorList factors,
                                                                    const at::Tensor& grad_y,
@@ -101,6 +123,19 @@ std::tuple<at::Tensor, std::vector<at::Tensor>> affine_coupling_backward(
   static const auto op =
       Find<decltype(affine_coupling_backward)>("bflow::affine_coupling_backward");
   return op.call(x, scale_net, shift_net, inverse, grad_y, grad_log_det);
+}
+
+std::tuple<at::Tensor, std::vector<at::Tensor>> conv1d_coupling_backward(
+    const at::Tensor& x, at::TensorList net, int64_t dilation, bool inverse,
+    const at::Tensor& grad_y, const at::Tensor& grad_log_det) {
+  static const auto op =
+      Find<decltype(conv1d_coupling_backward)>("bflow::conv1d_coupling_backward");
+  return op.call(x, net, dilation, inverse, grad_y, grad_log_det);
+}
+
+at::Tensor whitening_backward(at::TensorList map, bool inverse, const at::Tensor& grad_y) {
+  static const auto op = Find<decltype(whitening_backward)>("bflow::whitening_backward");
+  return op.call(map, inverse, grad_y);
 }
 
 }  // namespace bflow

@@ -12,6 +12,7 @@ namespace {
 
 constexpr double kLatentFloor = 1e-6;
 constexpr double kStepFloor = 0.02;
+constexpr double kEnergyFloor = 1e-6;
 
 // Visits level, name of the block ("block0", "prior"), coupling in the block.
 template <typename Visit>
@@ -49,10 +50,16 @@ std::vector<std::string> FeatureNames(const FlowSpec& spec) {
     if (in_block > 0) absl::StrAppend(&name, "/", in_block);
     names.push_back(std::move(name));
   });
-  if (!spec.quantised() || spec.is_image()) return names;
-  for (const ChannelSpec& channel : spec.channels) {
-    for (const char* kind : {"step/", "flat_run/", "range/"}) {
-      names.push_back(absl::StrCat(kind, channel.name));
+  if (spec.quantised() && !spec.is_image()) {
+    for (const ChannelSpec& channel : spec.channels) {
+      for (const char* kind : {"step/", "flat_run/", "range/"}) {
+        names.push_back(absl::StrCat(kind, channel.name));
+      }
+    }
+  }
+  if (HasWhitening(spec)) {
+    for (const ChannelSpec& channel : spec.channels) {
+      names.push_back(absl::StrCat("whitened_energy/", channel.name));
     }
   }
   return names;
@@ -65,6 +72,8 @@ int64_t CouplingCount(const FlowSpec& spec) {
 }
 
 double LatentNormFeature(double mean_square) { return std::log(mean_square + kLatentFloor); }
+
+double WhitenedEnergyFeature(double mean_log) { return std::log(mean_log + kEnergyFloor); }
 
 void SignalQualityFeatures(const float* codes, int64_t time_steps, int64_t channels, double* out) {
   for (int64_t c = 0; c < channels; ++c) {

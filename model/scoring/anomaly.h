@@ -1,6 +1,7 @@
-// The calibrated anomaly score `flow_quality_v1`: names and numbers of a window's features, the fit
-// on normal windows, and the score of one window. Torch-free, float64. The statistics of the flow
-// that go in are computed by window_features.h; the rule itself stands in docs/math.md.
+// The calibrated anomaly score (`flow_quality_v1`, `flow_quality_v2` with whitening): names and
+// numbers of a window's features, the fit on normal windows, and the score of one window.
+// Torch-free, float64. The statistics of the flow that go in are computed by window_features.h; the
+// rule itself stands in docs/math.md.
 #ifndef BFLOW_MODEL_SCORING_ANOMALY_H_
 #define BFLOW_MODEL_SCORING_ANOMALY_H_
 
@@ -21,7 +22,8 @@ namespace bflow {
 // coupling_log_det/level0/block0, ... for every coupling in order of the layers (a second coupling
 // of the same block ends in "/1", the prior step of a level is "prior"); then, for quantised
 // waveforms only, step/CHANNEL, flat_run/CHANNEL,
-// range/CHANNEL channel by channel.
+// range/CHANNEL channel by channel; then, with whitening, whitened_energy/CHANNEL for every
+// channel.
 std::vector<std::string> FeatureNames(const FlowSpec& spec);
 
 // Number of couplings of a flow, the size of Encoded::coupling_log_dets.
@@ -29,6 +31,9 @@ int64_t CouplingCount(const FlowSpec& spec);
 
 // latent_norm of a level: log(mean z^2 + 1e-6).
 double LatentNormFeature(double mean_square);
+
+// whitened_energy of a channel: log(mean_t log(1 + e_t^2) + 1e-6) of its residuals.
+double WhitenedEnergyFeature(double mean_log);
 
 // Signal-quality features of one time-major window [time_steps, channels] of converter codes v,
 // written to out[3 * channels], channel by channel: step log(mean_t |v[t] - v[t-1]| + 0.02),
@@ -38,6 +43,7 @@ void SignalQualityFeatures(const float* codes, int64_t time_steps, int64_t chann
 
 // Features and densities of windows, all under one noise convention.
 struct WindowFeatures {
+  std::string definition = "flow_quality_v1";
   std::vector<std::string> names;  // F
   int64_t rows = 0;
   std::vector<double> values;     // rows x F; 0 where the row is not kOk
@@ -59,9 +65,9 @@ struct WindowFeatures {
 // diagonal, and keeps of ALL rows of A those up to the 0.9 quantile of the distance; the last
 // round's mean and inverse are stored. Quantiles interpolate linearly. A feature that does not vary
 // among the kept rows (its standard deviation is at most 1e-6, what float32 leaves of a constant)
-// gets, in place of its own, its variance over all of A, or where there is none either the variance of a standard deviation of 0.01 in the feature's own
-// (logarithmic) unit, so that a change of it counts but cannot drown the rest. The default alpha is
-// 0.05, or 1/(n+1) if that is larger.
+// gets, in place of its own, its variance over all of A, or where there is none either the variance
+// of a standard deviation of 0.01 in the feature's own (logarithmic) unit, so that a change of it
+// counts but cannot drown the rest. The default alpha is 0.05, or 1/(n+1) if that is larger.
 //
 // Errors: InvalidArgument (sizes that do not fit, a value that is not finite, fewer than 2 usable
 // rows in a half).

@@ -209,6 +209,7 @@ absl::StatusOr<Calibration> FitCalibration(const WindowFeatures& normal, int64_t
   }
 
   Calibration calibration;
+  calibration.score_definition = normal.definition;
   calibration.feature_names = normal.names;
   calibration.noise = noise;
   Matrix z = Standardise(normal, half_a, calibration);

@@ -39,6 +39,7 @@ class EncodedSlice {
     for (const at::Tensor& log_det : encoded.coupling_log_dets) {
       couplings_.push_back(ToDouble(log_det));
     }
+    if (encoded.residuals.defined()) residuals_ = ToDouble(encoded.residuals);
   }
 
   // Sum of z^2 over the latents of a level.
@@ -69,6 +70,21 @@ class EncodedSlice {
     return out;
   }
 
+  // The energy of the residuals of each channel.
+  void ResidualFeatures(int64_t row, double* out) const {
+    if (!residuals_.defined()) return;
+    const int64_t steps = residuals_.size(1), channels = residuals_.size(2);
+    const double* e = residuals_.const_data_ptr<double>() + row * steps * channels;
+    for (int64_t c = 0; c < channels; ++c) {
+      double sum = 0;
+      for (int64_t t = 0; t < steps; ++t) {
+        const double value = e[t * channels + c];
+        sum += std::log1p(value * value);
+      }
+      out[c] = WhitenedEnergyFeature(sum / static_cast<double>(steps));
+    }
+  }
+
  private:
   static at::Tensor ToDouble(const at::Tensor& t) {
     return t.detach().to(at::kCPU, at::kDouble).contiguous();
@@ -79,7 +95,7 @@ class EncodedSlice {
   }
 
   int64_t event_size_;
-  at::Tensor log_det_;
+  at::Tensor log_det_, residuals_;
   std::vector<at::Tensor> levels_, densities_, couplings_;
 };
 
@@ -147,25 +163,33 @@ class Pass {
   int64_t Size() const { return flow_.spec().event_size(); }
 
   // What the flow sees: scale(v + step u) for a quantised spec, else the rows themselves. Rounded
-  // to float32 whatever the dtype of the flow, so that all see the same point.
+  // to float32 whatever the dtype of the flow, so that all see the same point; in float64 before
+  // whitening, which would see the rounding.
   at::Tensor SliceInput(int64_t begin, int64_t rows) {
+    if (flow_.has_whitening()) return FilledInput<double>(begin, rows).to(flow_.device());
+    return FilledInput<float>(begin, rows).to(flow_.device(), flow_.dtype());
+  }
+
+  template <typename T>
+  at::Tensor FilledInput(int64_t begin, int64_t rows) {
     const FlowSpec& spec = flow_.spec();
-    at::Tensor input = at::empty(Batched(rows, spec.event_shape), at::kFloat);
-    float* out = input.mutable_data_ptr<float>();
+    at::Tensor input =
+        at::empty(Batched(rows, spec.event_shape), c10::CppTypeToScalarType<T>::value);
+    T* out = input.mutable_data_ptr<T>();
     const size_t size = static_cast<size_t>(Size());
     for (int64_t i = begin; i < begin + rows; ++i, out += size) {
       const std::span<const float> row(InputRow(i), size);
       if (!std::all_of(row.begin(), row.end(), [](float v) { return std::isfinite(v); })) {
         result_.status[static_cast<size_t>(i)] = RowStatus::kNonFiniteInput;
-        std::fill_n(out, size, 0.0f);  // keeps its place; the result is dropped
+        std::fill_n(out, size, T{0});  // keeps its place; the result is dropped
       } else if (spec.quantised()) {
         ScaleEvent(spec, row, ToCodeNoise(noise_.kind), noise_.seed,
-                   noise_.row_offset + static_cast<uint64_t>(i), draw_, {out, size});
+                   noise_.row_offset + static_cast<uint64_t>(i), draw_, std::span<T>(out, size));
       } else {
         std::copy(row.begin(), row.end(), out);
       }
     }
-    return input.to(flow_.device(), flow_.dtype());
+    return input;
   }
 
   void RunSlice(int64_t begin, int64_t rows) {
@@ -209,7 +233,9 @@ class Pass {
       if (flow_.spec().quantised() && !flow_.spec().is_image()) {
         SignalQualityFeatures(InputRow(row), flow_.spec().time_steps(),
                               flow_.spec().channel_count(), next);
+        next += 3 * flow_.spec().channel_count();
       }
+      slice.ResidualFeatures(in_slice, next);
       finite = finite && std::all_of(features, features + feature_count_,
                                      [](double v) { return std::isfinite(v); });
     }
@@ -253,6 +279,7 @@ absl::StatusOr<WindowFeatures> ComputeFeatures(Flow& flow, const HostBatch& x, c
   options.slice_rows = slice_rows;
   BFLOW_ASSIGN_OR_RETURN(PassResult pass, RunPass(flow, x, noise, 0, options));
   WindowFeatures features;
+  features.definition = ScoreDefinition(flow.spec());
   features.names = FeatureNames(flow.spec());
   features.rows = x.rows;
   features.values = std::move(pass.features);

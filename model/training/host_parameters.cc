@@ -75,6 +75,10 @@ double HostGradients::SquaredNorm() const {
   return sum;
 }
 
+void HostGradients::Scale(double factor) {
+  for (at::Tensor& gradient : held_) gradient.mul_(factor);
+}
+
 absl::StatusOr<std::shared_ptr<Flow>> OnCpu(std::shared_ptr<Flow> flow) {
   if (flow->device().is_cpu()) return flow;
   BFLOW_ASSIGN_OR_RETURN(std::shared_ptr<Flow> copy,

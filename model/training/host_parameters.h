@@ -45,6 +45,7 @@ class HostGradients {
   const std::vector<std::span<const float>>& buffers() const { return buffers_; }
   // The square of the Euclidean norm of all; not finite exactly where one of them is not.
   double SquaredNorm() const;
+  void Scale(double factor);
 
  private:
   std::vector<at::Tensor> held_;

@@ -28,7 +28,7 @@ Preset AuthorsPreset(const std::string& name, const std::string& summary) {
                        .decay = 0.999997};
   settings.steps = 100'000;
   settings.validate_every = 1'000;
-  settings.butterfly_start = ButterflyStart::kIdentity;
+  settings.start = TrainingStart::kIdentityButterflies;
   return preset;
 }
 
@@ -57,7 +57,7 @@ std::vector<Preset> ImagePresets() {
       "the paper's flow for CIFAR-10 whose values are permuted: 10, 9, 8 factors, averaged";
   permuted.image->factors = 10;
   permuted.image->permuted = true;
-  permuted.settings.butterfly_start = ButterflyStart::kRotations;
+  permuted.settings.start = TrainingStart::kDrawn;
   AlternateWithAverage(&permuted.settings, 0.99);
 
   Preset galaxy = AuthorsPreset(

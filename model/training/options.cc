@@ -258,7 +258,8 @@ std::string TrainHelp() {
     absl::StrAppend(&presets, "    ", preset.name, ": ", preset.summary, "\n");
   }
   return absl::StrCat(
-      "bflow-train --preset=NAME --data RECORD... --signals=A,B --out=REPOSITORY --model=NAME\n"
+      "bflow-train [--preset=waveform] --data RECORD... --signals=A,B --out=REPOSITORY "
+      "--model=NAME\n"
       "bflow-train --preset=NAME --data IMAGES... --out=REPOSITORY --model=NAME\n"
       "bflow-train --import=FILE --out=REPOSITORY --model=NAME [--version=N] [--licence] "
       "[--notes]\n"

@@ -22,7 +22,7 @@ struct TrainOptions {
   bool help = false;  // --help or --version was given: nothing else is checked
   bool print_version = false;
 
-  std::string preset;
+  std::string preset = std::string(kDefaultPreset);
   // Records, without extension, in order of time; or files and folders of images.
   std::vector<std::string> data;
   std::vector<std::string> signals;  // channels of a waveform model

@@ -42,7 +42,30 @@ std::vector<Preset> MakePresets() {
                              .warmup_steps = 1,
                              .total_steps = 0,
                              .decay = 0.999995};
-  std::vector<Preset> presets = {published, paper};
+
+  Preset waveform;
+  waveform.name = std::string(kDefaultPreset);
+  waveform.summary =
+      "whitening, convolutional couplings (kernel 5, width 24), Student-t base: Adam 2e-3, cosine, "
+      "batch 32 (the default)";
+  waveform.settings.steps = 2700;
+  waveform.settings.batch = 32;
+  waveform.settings.start = TrainingStart::kNearIdentity;
+  waveform.settings.first_batch = 64;
+  waveform.settings.largest_gradient = 1e5;
+  waveform.settings.schedule = {.kind = ScheduleKind::kCosine,
+                                .learning_rate = 2e-3,
+                                .warmup_steps = 20,
+                                .total_steps = 0,
+                                .decay = 1};
+  waveform.convolutions = Conv1dCouplingSpec{.hidden = 24, .kernel = 5, .dilation = 2};
+
+  Preset light = waveform;
+  light.name = "waveform-light";
+  light.summary = "the same with smaller couplings (kernel 3, width 16)";
+  light.convolutions = Conv1dCouplingSpec{.hidden = 16, .kernel = 3, .dilation = 2};
+
+  std::vector<Preset> presets = {waveform, light, published, paper};
   for (Preset& preset : ImagePresets()) presets.push_back(std::move(preset));
   return presets;
 }
@@ -81,6 +104,18 @@ std::vector<LevelSpec> PublishedWaveformLevels(int64_t window, int64_t channels)
     size /= 2;
   }
   return levels;
+}
+
+void WriteArchitecture(const Preset& preset, int64_t window, int64_t channels, FlowSpec* spec) {
+  constexpr int64_t kOrder = 16;
+  spec->levels = PublishedWaveformLevels(window, channels);
+  if (!preset.convolutions) return;
+  spec->pre = {
+      WhiteningSpec{.order = static_cast<int>(std::clamp<int64_t>(window - 1, 1, kOrder))}};
+  spec->base = BaseKind::kStudentT;
+  for (LevelSpec& level : spec->levels) {
+    for (std::vector<LayerSpec>& block : level.blocks) block.back() = *preset.convolutions;
+  }
 }
 
 }  // namespace bflow

@@ -80,7 +80,7 @@ absl::StatusOr<FlowSpec> MakeSpec(const Preset& preset, const std::optional<Flow
     if (options.image.hidden) architecture.hidden = options.image.hidden;
     spec = ImageFlowSpec(architecture, shape);
   } else {
-    spec.levels = PublishedWaveformLevels(shape[0], shape[1]);
+    WriteArchitecture(preset, shape[0], shape[1], &spec);
   }
   spec.event_shape = shape;
   spec.sampling_rate_hz = data.frames_per_second();
@@ -98,9 +98,10 @@ std::string Fingerprint(const TrainOptions& options, const TrainingSettings& set
       kVersion, "\n", FlowSpecToJson(spec), "\n", options.seed, " ", settings.steps, " ",
       settings.batch, " ", settings.ema_decay, " ", static_cast<int>(settings.ema_scheme), " ",
       settings.validate_every, " ", ScheduleName(s.kind), " ", s.learning_rate, " ", s.warmup_steps,
-      " ", s.decay, " ", options.keep ? static_cast<int>(*options.keep) : -1, " ",
-      settings.butterfly_decay.value_or(-1), " ", static_cast<int>(settings.butterfly_start), " ",
-      static_cast<int>(settings.precision), " ", data.Description());
+      " ", s.decay, " ", static_cast<int>(settings.start), " ", settings.first_batch, " ",
+      settings.largest_gradient, " ", options.keep ? static_cast<int>(*options.keep) : -1, " ",
+      settings.butterfly_decay.value_or(-1), " ", static_cast<int>(settings.precision), " ",
+      data.Description());
   constexpr int64_t kSampled = 64;  // windows of each part whose codes go in
   for (DataPart part : {DataPart::kTrain, DataPart::kValidation}) {
     int64_t rows = 0;

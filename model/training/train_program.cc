@@ -23,15 +23,16 @@
 #include "model/scoring/backend.h"
 #include "model/scoring/torch_guard.h"
 #include "model/training/evaluate.h"
+#include "model/training/fit_fixed_layers.h"
 #include "model/training/host_parameters.h"
 #include "model/training/load_data.h"
 #include "model/training/presets.h"
 #include "model/training/run_outputs.h"
 #include "model/training/run_setup.h"
 #include "model/training/save_model.h"
-#include "model/training/start_weights.h"
 #include "model/training/train_state.h"
 #include "model/training/trainer.h"
+#include "model/training/training_data.h"
 #include "model/training/training_events.h"
 
 namespace bflow {
@@ -202,7 +203,11 @@ int Run::Train() {
   absl::StatusOr<std::shared_ptr<Flow>> flow = Flow::Create(spec_, options_.seed, at::kFloat);
   if (!flow.ok()) return Fail(kExitUsage, flow.status());
   flow_ = *flow;
-  if (settings_.butterfly_start == ButterflyStart::kIdentity) SetButterfliesToIdentity(*flow_);
+  if (const auto* waveforms = dynamic_cast<const TrainingData*>(data_.get())) {
+    if (absl::Status fitted = FitFixedLayers(*flow_, *waveforms, options_.seed); !fitted.ok()) {
+      return Fail(kExitBadInput, fitted);
+    }
+  }
   flow_->MoveTo(device_);
   absl::StatusOr<TrainingOutcome> outcome = RunTrainer();
   outputs_->Finish();

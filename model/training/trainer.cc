@@ -13,6 +13,7 @@
 #include "base/status.h"
 #include "c10/core/GradMode.h"
 #include "model/scoring/window_features.h"
+#include "model/training/start_weights.h"
 
 namespace bflow {
 namespace {
@@ -22,30 +23,32 @@ constexpr int64_t kMaxValidationEvents = 512;
 constexpr uint64_t kEvaluationRow = uint64_t{1} << 62;
 
 // x = 2 (v + step u - lo) / (hi - lo) - 1 = slope v + noise_slope u + offset, per channel.
+template <typename T>
 class CodeScaling {
  public:
-  explicit CodeScaling(const FlowSpec& spec) : run_(spec.is_image() ? spec.positions() : 1) {
+  explicit CodeScaling(const FlowSpec& spec)
+      : run_(spec.is_image() ? static_cast<size_t>(spec.positions()) : 1) {
     for (const ChannelSpec& c : spec.channels) {
-      slope_.push_back(static_cast<float>(2 / (c.hi - c.lo)));
-      noise_slope_.push_back(spec.quantised() ? static_cast<float>(2 * c.step / (c.hi - c.lo)) : 0);
-      offset_.push_back(static_cast<float>(-2 * c.lo / (c.hi - c.lo) - 1));
+      slope_.push_back(static_cast<T>(2 / (c.hi - c.lo)));
+      noise_slope_.push_back(spec.quantised() ? static_cast<T>(2 * c.step / (c.hi - c.lo)) : T{0});
+      offset_.push_back(static_cast<T>(-2 * c.lo / (c.hi - c.lo) - 1));
     }
   }
 
-  // Of one event, in place; `noise` is u.
-  void Apply(const std::vector<float>& noise, float* values) const {
+  // Of one event; `noise` is u.
+  void Apply(const std::vector<float>& codes, const std::vector<float>& noise, T* out) const {
     size_t c = 0;
-    for (size_t i = 0; i < noise.size();) {
-      const size_t end = i + static_cast<size_t>(run_);
-      for (; i < end; ++i)
-        values[i] = slope_[c] * values[i] + noise_slope_[c] * noise[i] + offset_[c];
+    for (size_t i = 0; i < codes.size();) {
+      for (const size_t end = i + run_; i < end; ++i) {
+        out[i] = slope_[c] * codes[i] + noise_slope_[c] * noise[i] + offset_[c];
+      }
       if (++c == slope_.size()) c = 0;
     }
   }
 
  private:
-  int64_t run_;  // this many values in a row are of the same channel
-  std::vector<float> slope_, noise_slope_, offset_;
+  size_t run_;  // this many values in a row are of the same channel
+  std::vector<T> slope_, noise_slope_, offset_;
 };
 
 }  // namespace
@@ -87,35 +90,50 @@ Trainer::Trainer(std::shared_ptr<Flow> flow, const TrainingEvents& data,
       data_.Gather(DataPart::kValidation, true, kMaxValidationEvents, &validation_rows_);
 }
 
-absl::StatusOr<at::Tensor> Trainer::NextBatch() {
-  const int64_t rows = options_.settings.batch;
-  const CodeScaling scaling(flow_->spec());
+template <typename T>
+absl::Status Trainer::FillBatch(int64_t rows, T* out) {
   const int64_t size = flow_->spec().event_size();
-  at::Tensor batch = at::empty(Batched(rows, flow_->spec().event_shape), at::kFloat);
+  const CodeScaling<T> scaling(flow_->spec());
+  codes_.resize(static_cast<size_t>(size));
   noise_.resize(static_cast<size_t>(size));
-  float* out = batch.data_ptr<float>();
   for (int64_t r = 0; r < rows; ++r, out += size) {
-    BFLOW_RETURN_IF_ERROR(draws_->Draw(rows_drawn_, generator_, out));
+    BFLOW_RETURN_IF_ERROR(draws_->Draw(rows_drawn_, generator_, codes_.data()));
     FillUniform(options_.seed, rows_drawn_++, 0, size, noise_.data());
-    scaling.Apply(noise_, out);
+    scaling.Apply(codes_, noise_, out);
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<at::Tensor> Trainer::NextBatch(int64_t rows) {
+  at::Tensor batch =
+      at::empty(Batched(rows, flow_->spec().event_shape), at::TensorOptions(flow_->input_dtype()));
+  if (flow_->input_dtype() == at::kDouble) {
+    BFLOW_RETURN_IF_ERROR(FillBatch(rows, batch.data_ptr<double>()));
+  } else {
+    BFLOW_RETURN_IF_ERROR(FillBatch(rows, batch.data_ptr<float>()));
   }
   return batch.to(flow_->device());
 }
 
 absl::StatusOr<at::Tensor> Trainer::FirstBatch() {
-  if (data_.InitialisationRows() == 0) return NextBatch();
-  const FlowSpec& spec = flow_->spec();
-  int64_t rows = 0;
-  const std::vector<float> codes =
-      data_.Gather(DataPart::kTrain, false, data_.InitialisationRows(), &rows);
-  at::Tensor batch = at::empty(Batched(rows, spec.event_shape), at::kFloat);
-  std::copy(codes.begin(), codes.end(), batch.data_ptr<float>());
-  const CodeScaling scaling(spec);
-  const std::vector<float> noise(static_cast<size_t>(spec.event_size()), 0.0f);
-  for (int64_t r = 0; r < rows; ++r) {
-    scaling.Apply(noise, batch.data_ptr<float>() + r * spec.event_size());
+  const int64_t wanted = data_.InitialisationRows();
+  if (wanted == 0) {
+    const TrainingSettings& settings = options_.settings;
+    return NextBatch(settings.first_batch > 0 ? settings.first_batch : settings.batch);
   }
-  return batch.to(flow_->device());
+  const FlowSpec& spec = flow_->spec();
+  const size_t size = static_cast<size_t>(spec.event_size());
+  int64_t rows = 0;
+  const std::vector<float> codes = data_.Gather(DataPart::kTrain, false, wanted, &rows);
+  at::Tensor batch = at::empty(Batched(rows, spec.event_shape), at::kFloat);
+  const CodeScaling<float> scaling(spec);
+  const std::vector<float> noise(size, 0.0f);
+  std::vector<float> of_row(size);
+  for (size_t r = 0; r < static_cast<size_t>(rows); ++r) {
+    std::copy_n(codes.data() + r * size, size, of_row.data());
+    scaling.Apply(of_row, noise, batch.data_ptr<float>() + r * size);
+  }
+  return batch.to(flow_->device(), flow_->input_dtype());
 }
 
 std::optional<double> Trainer::ButterflyRate() const {
@@ -127,7 +145,7 @@ std::optional<double> Trainer::ButterflyRate() const {
 }
 
 absl::StatusOr<Update> Trainer::Step(const TrainerHooks& hooks, double rate) {
-  BFLOW_ASSIGN_OR_RETURN(at::Tensor batch, NextBatch());
+  BFLOW_ASSIGN_OR_RETURN(at::Tensor batch, NextBatch(options_.settings.batch));
   if (hooks.batch) hooks.batch(&batch);
   BFLOW_FAULT_POINT("trainer.before_step");
   const bool bfloat16 = options_.settings.precision == ConvolutionPrecision::kBf16;
@@ -232,10 +250,14 @@ absl::Status Trainer::Begin(const TrainState* state) {
   const TrainingSettings& settings = options_.settings;
   BFLOW_ASSIGN_OR_RETURN(draws_, data_.Draws(options_.seed, settings.batch));
   if (state == nullptr) {
+    if (settings.start == TrainingStart::kNearIdentity) flow_->StartNearIdentity();
+    if (settings.start == TrainingStart::kIdentityButterflies) SetButterfliesToIdentity(*flow_);
     BFLOW_ASSIGN_OR_RETURN(const at::Tensor first, FirstBatch());
     flow_->InitialiseFrom(first);
   }
-  updater_ = std::make_unique<Updater>(flow_, settings.ema_decay, settings.ema_scheme);
+  updater_ = std::make_unique<Updater>(
+      flow_, settings.ema_decay, settings.ema_scheme,
+      settings.largest_gradient / static_cast<double>(flow_->spec().event_size()));
   if (state != nullptr) BFLOW_RETURN_IF_ERROR(Restore(*state));
   start_ = interval_start_ = last_drawn_ = Clock::Real()->Now();
   return absl::OkStatus();
@@ -306,7 +328,7 @@ absl::Status Trainer::End() {
   if (outcome_.end == TrainingEnd::kDiverged && updater_->Revert()) --outcome_.kept_step;
   updater_->SwapAverage();
   const c10::NoGradGuard no_grad;
-  BFLOW_ASSIGN_OR_RETURN(const at::Tensor batch, NextBatch());
+  BFLOW_ASSIGN_OR_RETURN(const at::Tensor batch, NextBatch(options_.settings.batch));
   outcome_.last_nll = -flow_->LogProb(batch).mean().item<double>() /
                       static_cast<double>(flow_->spec().event_size());
   if (validation_rows_ > 0) {

@@ -98,10 +98,12 @@ class Trainer {
   absl::StatusOr<TrainingOutcome> Run(const TrainerHooks& hooks, const TrainState* state = nullptr);
 
  private:
-  // The next batch, on the flow's device.
-  absl::StatusOr<at::Tensor> NextBatch();
+  // The next `rows` training events, scaled and with noise, in the flow's input type on its device.
+  absl::StatusOr<at::Tensor> NextBatch(int64_t rows);
   // What the flow is initialised from.
   absl::StatusOr<at::Tensor> FirstBatch();
+  template <typename T>
+  absl::Status FillBatch(int64_t rows, T* out);
   absl::Status Begin(const TrainState* state);
   absl::Status Loop(const TrainerHooks& hooks);
   // Of the butterflies' own optimiser in the next update, if it differs.
@@ -123,8 +125,8 @@ class Trainer {
   std::unique_ptr<TrainingDraws> draws_;  // from Begin on
   TrainerOptions options_;
   std::mt19937_64 generator_;
-  uint64_t rows_drawn_ = 0;  // row number of the noise
-  std::vector<float> noise_;
+  uint64_t rows_drawn_ = 0;           // row number of the noise
+  std::vector<float> codes_, noise_;  // of a window
   std::unique_ptr<Updater> updater_;  // from Begin on: it averages initialised weights
 
   std::vector<float> validation_codes_;

@@ -257,17 +257,24 @@ std::vector<float> TrainingData::Gather(DataPart part, bool skip_constant, int64
   return codes;
 }
 
+void TrainingData::DrawTrainingStretch(std::mt19937_64& generator, int64_t steps,
+                                       float* out) const {
+  const int64_t more = request_.window - steps;  // places of a stretch in each range
+  const int64_t places = places_ + more * static_cast<int64_t>(ranges_.size());
+  // The bias of the remainder is below places / 2^64.
+  int64_t place = static_cast<int64_t>(generator() % static_cast<uint64_t>(places));
+  size_t k = 0;
+  while (place >= ranges_[k].places + more) place -= ranges_[k++].places + more;
+  const TrainingRange& range = ranges_[k];
+  CopyWindow(records_[range.record], selections_[range.record], range.segment, range.begin + place,
+             steps, out);
+}
+
 absl::Status TrainingData::DrawTrainingWindow(std::mt19937_64& generator, float* out) const {
   constexpr int kAttempts = 1000;
   const int64_t channels = static_cast<int64_t>(channels_.size());
   for (int attempt = 0; attempt < kAttempts; ++attempt) {
-    // The bias of the remainder is below places / 2^64.
-    int64_t place = static_cast<int64_t>(generator() % static_cast<uint64_t>(places_));
-    size_t k = 0;
-    while (place >= ranges_[k].places) place -= ranges_[k++].places;
-    const TrainingRange& range = ranges_[k];
-    CopyWindow(records_[range.record], selections_[range.record], range.segment,
-               range.begin + place, request_.window, out);
+    DrawTrainingStretch(generator, request_.window, out);
     std::vector<bool> constant = ConstantChannels(out, request_.window, channels);
     if (std::find(constant.begin(), constant.end(), true) == constant.end()) {
       return absl::OkStatus();

@@ -74,7 +74,10 @@ class TrainingData : public TrainingEvents {
   // Codes of a window at a random place of the training part, every place alike; windows with a
   // constant channel are drawn again. Errors: InvalidArgument (1,000 constant ones in a row).
   absl::Status DrawTrainingWindow(std::mt19937_64& generator, float* out) const;
-  // Such windows, whatever the row.
+  // Codes of `steps` steps, at most a window, at a random place of the training part, every place
+  // alike; constant ones too.
+  void DrawTrainingStretch(std::mt19937_64& generator, int64_t steps, float* out) const;
+  // Windows of DrawTrainingWindow, whatever the row.
   absl::StatusOr<std::unique_ptr<TrainingDraws>> Draws(uint64_t seed, int64_t batch) const override;
   int64_t InitialisationRows() const override { return 0; }
   std::map<std::string, std::string> CardFields() const override;

@@ -15,8 +15,12 @@ enum class EmaScheme {
   kAlternating,  // the authors' variant: two optimisers take turns, one sees the average
 };
 
-// What the butterflies of a new flow are.
-enum class ButterflyStart { kRotations, kIdentity };
+// Where the weights of a new flow start.
+enum class TrainingStart {
+  kDrawn,                // random, as the headers of the layers tell
+  kIdentityButterflies,  // the same but for the butterflies
+  kNearIdentity,         // Bijector::StartNearIdentity
+};
 
 // In what the convolutions of the couplings compute in a training step; everything else is float32.
 enum class ConvolutionPrecision { kFloat32, kTf32, kBf16 };
@@ -30,7 +34,10 @@ struct TrainingSettings {
   // kAlternating only. The butterflies' optimiser has the rate learning_rate * this^epoch, without
   // warm-up; absent: the rate of the other one.
   std::optional<double> butterfly_decay;
-  ButterflyStart butterfly_start = ButterflyStart::kRotations;
+  TrainingStart start = TrainingStart::kDrawn;
+  // Events of the data-dependent initialisation where the data do not say; 0: a batch.
+  int64_t first_batch = 0;
+  double largest_gradient = 0;  // its norm, in nats per event, is clipped here; 0: never
   ConvolutionPrecision precision = ConvolutionPrecision::kFloat32;
   int64_t validate_every = 100;
 };

@@ -14,8 +14,9 @@ constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
 
 }  // namespace
 
-Updater::Updater(std::shared_ptr<Flow> flow, double decay, EmaScheme scheme)
-    : flow_(std::move(flow)), parameters_(*flow_) {
+Updater::Updater(std::shared_ptr<Flow> flow, double decay, EmaScheme scheme,
+                 double largest_gradient)
+    : flow_(std::move(flow)), largest_gradient_(largest_gradient), parameters_(*flow_) {
   const bool alternating = decay > 0 && scheme == EmaScheme::kAlternating;
   groups_.resize(alternating ? 2 : 1);
   for (size_t i = 0; i < parameters_.tensors().size(); ++i) {
@@ -33,14 +34,18 @@ Updater::Updater(std::shared_ptr<Flow> flow, double decay, EmaScheme scheme)
 Updater::Gradients Updater::Differentiate(const at::Tensor& x, const Group& group) const {
   const at::Tensor loss =
       -flow_->LogProb(x).mean() / static_cast<double>(flow_->spec().event_size());
-  Gradients gradients{loss.item<double>(), std::nullopt};
+  Gradients gradients{loss.item<double>(), std::nullopt, kNan};
   if (!std::isfinite(gradients.loss)) return gradients;
   HostGradients values(group.tensors.empty()
                            ? std::vector<at::Tensor>()
                            : torch::autograd::grad({loss}, group.tensors, /*grad_outputs=*/{},
                                                    /*retain_graph=*/false, /*create_graph=*/false,
                                                    /*allow_unused=*/false));
-  if (std::isfinite(values.SquaredNorm())) gradients.values = std::move(values);
+  gradients.squared_norm = values.SquaredNorm();
+  if (!std::isfinite(gradients.squared_norm)) return gradients;
+  const double norm = std::sqrt(gradients.squared_norm);
+  if (largest_gradient_ > 0 && norm > largest_gradient_) values.Scale(largest_gradient_ / norm);
+  gradients.values = std::move(values);
   return gradients;
 }
 
@@ -57,7 +62,7 @@ Update Updater::StepTogether(const at::Tensor& x, double rate) {
   group.adam->Step(rate, gradients.values->buffers());
   if (average_) average_->Update();
   parameters_.Upload();
-  return {true, gradients.loss, std::sqrt(gradients.values->SquaredNorm())};
+  return {true, gradients.loss, std::sqrt(gradients.squared_norm)};
 }
 
 Update Updater::StepAlternating(const at::Tensor& x, double rate, double butterfly_rate) {
@@ -80,7 +85,7 @@ Update Updater::StepAlternating(const at::Tensor& x, double rate, double butterf
   average_->Update();
   parameters_.Upload();
   before_ = std::move(before);
-  return {true, first.loss, std::sqrt(first.values->SquaredNorm() + second.values->SquaredNorm())};
+  return {true, first.loss, std::sqrt(first.squared_norm + second.squared_norm)};
 }
 
 bool Updater::Revert() {

@@ -22,7 +22,7 @@ namespace bflow {
 struct Update {
   bool done = false;         // false: a loss or a gradient was not finite, nothing was changed
   double loss = 0;           // of the batch before the update, nats per dimension
-  double gradient_norm = 0;  // Euclidean, of all gradients
+  double gradient_norm = 0;  // Euclidean, of all gradients, before they are clipped
 };
 
 // With EmaScheme::kPolyak one Adam moves all weights, and the average follows all of them.
@@ -34,8 +34,10 @@ struct Update {
 // loss reported is that of the first pass: of the weights that would be kept.
 class Updater {
  public:
-  // The flow is initialised, and stays on its device. decay 0: no average, and kPolyak.
-  Updater(std::shared_ptr<Flow> flow, double decay, EmaScheme scheme);
+  // The flow is initialised, and stays on its device. decay 0: no average, and kPolyak. Gradients
+  // of a pass (of the loss in nats per dimension) whose norm is above `largest_gradient` are scaled
+  // down to it; 0: never.
+  Updater(std::shared_ptr<Flow> flow, double decay, EmaScheme scheme, double largest_gradient = 0);
 
   // x: a batch on the flow's device, in the scaled unit. butterfly_rate: of the second optimiser of
   // kAlternating; absent: `rate` too.
@@ -65,6 +67,7 @@ class Updater {
   struct Gradients {
     double loss;
     std::optional<HostGradients> values;  // absent: not finite
+    double squared_norm = 0;              // before they were clipped
   };
 
   Gradients Differentiate(const at::Tensor& x, const Group& group) const;
@@ -72,6 +75,7 @@ class Updater {
   Update StepAlternating(const at::Tensor& x, double rate, double butterfly_rate);
 
   std::shared_ptr<Flow> flow_;
+  double largest_gradient_;
   HostParameters parameters_;
   std::vector<Group> groups_;  // all; or all but the butterflies, then the butterflies
   std::optional<ExponentialAverage> average_;

@@ -10,6 +10,7 @@
 #include "ATen/core/Tensor.h"
 #include "base/philox.h"
 #include "base/status.h"
+#include "c10/core/GradMode.h"
 #include "model/scoring/anomaly.h"
 #include "model/scoring/flow_scorer.h"
 #include "model/scoring/flow_tensors.h"
@@ -72,8 +73,25 @@ FlowSpec TinyImageSpec(int64_t channels, int bits) {
   return spec;
 }
 
+FlowSpec TinyHeavySpec(bool quantised) {
+  FlowSpec spec = TinySpec(quantised);
+  spec.pre = {WhiteningSpec{3}};
+  for (LevelSpec& level : spec.levels) {
+    for (std::vector<LayerSpec>& block : level.blocks) block.back() = Conv1dCouplingSpec{6, 3, 2};
+  }
+  spec.base = BaseKind::kStudentT;
+  return spec;
+}
+
 std::shared_ptr<Flow> TinyFlow(const FlowSpec& spec, uint64_t seed) {
-  return *Flow::Create(spec, seed, at::kFloat);
+  std::shared_ptr<Flow> flow = *Flow::Create(spec, seed, at::kFloat);
+  const c10::NoGradGuard no_grad;
+  for (auto& [name, tensor] : flow->NamedTensors()) {
+    if (name == "pre.0.lags") tensor.select(2, 0).fill_diagonal_(0.9);
+    if (name == "pre.0.head_weight") tensor.diagonal(-2).fill_(0.9);
+    if (name == "pre.0.log_scale" || name == "pre.0.head_log_scale") tensor.fill_(-1.5);
+  }
+  return flow;
 }
 
 HostBatch TinyRows(const FlowSpec& spec, int64_t rows, uint64_t seed) {

@@ -22,7 +22,10 @@ FlowSpec TinySpec(bool quantised = true);
 // whole image, then two levels of all image layers, the first with a prior step.
 FlowSpec TinyImageSpec(int64_t channels = 3, int bits = 8);
 
-// A float32 flow of `spec` with freshly drawn parameters.
+// TinySpec with whitening of order 3, convolutional couplings and a Student-t base.
+FlowSpec TinyHeavySpec(bool quantised = true);
+
+// A float32 flow of `spec` with freshly drawn parameters; a whitening that takes differences.
 std::shared_ptr<Flow> TinyFlow(const FlowSpec& spec, uint64_t seed = 1);
 
 // Rows that fit the spec: a random walk in codes within the training range, or in the scaled unit;

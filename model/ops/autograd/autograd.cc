@@ -8,8 +8,10 @@
 #include "model/ops/act_norm.h"
 #include "model/ops/affine_coupling.h"
 #include "model/ops/butterfly.h"
+#include "model/ops/conv1d_coupling.h"
 #include "model/ops/lu_matmul.h"
 #include "model/ops/operators.h"
+#include "model/ops/whitening.h"
 #include "torch/csrc/autograd/custom_function.h"
 #include "torch/library.h"
 
@@ -107,6 +109,48 @@ class AffineCouplingFunction : public torch::autograd::Function<AffineCouplingFu
   }
 };
 
+class Conv1dCouplingFunction : public torch::autograd::Function<Conv1dCouplingFunction> {
+ public:
+  static variable_list forward(AutogradContext* ctx, const at::Tensor& x, at::TensorList net,
+                               int64_t dilation, bool inverse) {
+    const at::AutoDispatchBelowADInplaceOrView guard;
+    ctx->save_for_backward(Concatenate(x, {net}));
+    ctx->saved_data["dilation"] = dilation;
+    ctx->saved_data["inverse"] = inverse;
+    auto [y, log_det] = conv1d_coupling(x, net, dilation, inverse);
+    return {y, log_det};
+  }
+  static variable_list backward(AutogradContext* ctx, variable_list grads) {
+    CheckFirstOrder();
+    const variable_list saved = ctx->get_saved_variables();
+    auto [grad_x, grad_net] = conv1d_coupling_backward(
+        saved[0], at::TensorList(saved).slice(1), ctx->saved_data["dilation"].toInt(),
+        ctx->saved_data["inverse"].toBool(), grads[0], grads[1]);
+    variable_list all = Concatenate(grad_x, {grad_net});
+    all.resize(all.size() + 2);  // dilation, inverse
+    return all;
+  }
+};
+
+class WhiteningFunction : public torch::autograd::Function<WhiteningFunction> {
+ public:
+  static variable_list forward(AutogradContext* ctx, const at::Tensor& x, at::TensorList map,
+                               bool inverse) {
+    const at::AutoDispatchBelowADInplaceOrView guard;
+    ctx->save_for_backward(variable_list(map.begin(), map.end()));
+    ctx->saved_data["inverse"] = inverse;
+    auto [y, log_det] = whitening(x, map, inverse);
+    return {y, log_det};
+  }
+  static variable_list backward(AutogradContext* ctx, variable_list grads) {
+    CheckFirstOrder();
+    const variable_list map = ctx->get_saved_variables();
+    variable_list all = {whitening_backward(map, ctx->saved_data["inverse"].toBool(), grads[0])};
+    all.resize(all.size() + map.size() + 1);  // the map, inverse
+    return all;
+  }
+};
+
 template <typename Function, typename... Args>
 std::tuple<at::Tensor, at::Tensor> Apply(Args&&... args) {
   const variable_list out = Function::apply(std::forward<Args>(args)...);
@@ -134,6 +178,16 @@ std::tuple<at::Tensor, at::Tensor> AffineCoupling(const at::Tensor& x, at::Tenso
   return Apply<AffineCouplingFunction>(x, scale_net, shift_net, inverse);
 }
 
+std::tuple<at::Tensor, at::Tensor> Conv1dCoupling(const at::Tensor& x, at::TensorList net,
+                                                  int64_t dilation, bool inverse) {
+  return Apply<Conv1dCouplingFunction>(x, net, dilation, inverse);
+}
+
+std::tuple<at::Tensor, at::Tensor> Whitening(const at::Tensor& x, at::TensorList map,
+                                             bool inverse) {
+  return Apply<WhiteningFunction>(x, map, inverse);
+}
+
 }  // namespace
 
 TORCH_LIBRARY_IMPL(bflow, Autograd, m) {
@@ -141,6 +195,8 @@ TORCH_LIBRARY_IMPL(bflow, Autograd, m) {
   m.impl("act_norm", ActNorm);
   m.impl("lu_matmul", LuMatmul);
   m.impl("affine_coupling", AffineCoupling);
+  m.impl("conv1d_coupling", Conv1dCoupling);
+  m.impl("whitening", Whitening);
 }
 
 }  // namespace bflow

@@ -51,6 +51,55 @@ constexpr int64_t CouplingScratch(int64_t half, int64_t hidden) {
   return (8 * half + 4 * hidden) * kCouplingBlock + 2 * CouplingParameters(half, hidden) * 16;
 }
 
+// The net of a convolutional coupling: convolutions half -> hidden -> hidden -> 2 half of `kernel`,
+// `kernel` and 1 taps, the second one dilated. Weights row-major [out][in][tap] as stored, and for
+// the backward [in][out][taps in the opposite order].
+template <typename T>
+struct ConvolutionNet {
+  int64_t half = 0;  // C / 2
+  int64_t hidden = 0;
+  int64_t kernel = 1;
+  int64_t dilation = 1;
+  const T* weight[3] = {};
+  const T* bias[3] = {};
+  const T* weight_transposed[3] = {};
+};
+constexpr int64_t ConvolutionParameters(int64_t half, int64_t hidden, int64_t kernel) {
+  return hidden * (half * kernel + 1) + hidden * (hidden * kernel + 1) + 2 * half * (hidden + 1);
+}
+// Zeros on both sides of a plane of time steps, and the distance between planes: the steps rounded
+// up to two of the widest vectors, and both margins.
+constexpr int64_t ConvolutionMargin(int64_t kernel, int64_t dilation) {
+  return kernel / 2 * dilation;
+}
+constexpr int64_t ConvolutionStride(int64_t steps, int64_t margin) {
+  return (steps + 31) / 32 * 32 + 2 * margin;
+}
+// Values of T, all 0, that the kernels need as scratch; they leave the margins 0.
+constexpr int64_t ConvolutionScratch(int64_t half, int64_t hidden, int64_t stride) {
+  return (5 * half + 2 * hidden) * stride;
+}
+constexpr int64_t ConvolutionBackwardScratch(int64_t half, int64_t hidden, int64_t kernel,
+                                             int64_t stride) {
+  return (9 * half + 4 * hidden) * stride + ConvolutionParameters(half, hidden, kernel) * 16;
+}
+
+// Whitening, packed: row c of `weight` [C][(order + 1) C] predicts channel c of step t from the
+// flat values of the steps t - order .. t, of which those from x[t,c] on have weight 0; value i of
+// the first order C ones is predicted from all before it by row i of `head_weight` [order C][order
+// C].
+template <typename T>
+struct WhiteningMap {
+  int64_t channels = 0;
+  int64_t order = 0;
+  const T* weight = nullptr;
+  const T* bias = nullptr;
+  const T* scale = nullptr;
+  const T* head_weight = nullptr;
+  const T* head_bias = nullptr;
+  const T* head_scale = nullptr;
+};
+
 template <typename T>
 struct Kernels {
   // y = all n factors applied to each of `rows` rows; y may be x.
@@ -79,10 +128,23 @@ struct Kernels {
   void (*coupling_backward)(const CouplingNets<T>& nets, const T* x, const T* grad_y,
                             T grad_log_det, T* grad_x, int64_t steps, bool inverse, T* scratch,
                             double* grad_parameters);
-  // y = tanh(x), y = exp(x) of `count` values, a multiple of 64: for the tests of the
+  // The same for a convolutional coupling, whose backward takes `rows` rows at once.
+  double (*convolution_coupling)(const ConvolutionNet<T>& net, const T* x, T* y, int64_t steps,
+                                 bool inverse, T* scratch);
+  void (*convolution_coupling_backward)(const ConvolutionNet<T>& net, const T* x, const T* grad_y,
+                                        const T* grad_log_det, T* grad_x, int64_t rows,
+                                        int64_t steps, bool inverse, T* scratch,
+                                        double* grad_parameters);
+  // One row [steps][C] to residuals, or from residuals in the order of time; and the transposed
+  // Jacobian of either applied to a row.
+  void (*whiten)(const WhiteningMap<T>& map, const T* x, T* y, int64_t steps, bool inverse);
+  void (*whiten_backward)(const WhiteningMap<T>& map, const T* grad_y, T* grad_x, int64_t steps,
+                          bool inverse);
+  // y = tanh(x), exp(x), asinh(x) of `count` values, a multiple of 64: for the tests of the
   // approximations.
   void (*tanh)(const T* x, T* y, int64_t count);
   void (*exp)(const T* x, T* y, int64_t count);
+  void (*asinh)(const T* x, T* y, int64_t count);
 };
 
 }  // namespace bflow::cpu

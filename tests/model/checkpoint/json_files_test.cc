@@ -4,6 +4,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "model/checkpoint/calibration.h"
+#include "model/checkpoint/checkpoint_files.h"
 #include "model/checkpoint/manifest.h"
 #include "tests/model/checkpoint/small_checkpoint.h"
 
@@ -75,6 +76,27 @@ TEST(CalibrationTest, RefusesNamingTheField) {
     const std::string named = top == "n" ? "scores" : top;  // n is compared with the lists
     EXPECT_THAT(std::string(status.message()), HasSubstr(named)) << pointer;
   }
+}
+
+TEST(CalibrationTest, TheDefinitionOfTheScoreIsThatOfTheFlow) {
+  FlowSpec spec;
+  spec.event_shape = {32, 2};
+  spec.channels.resize(2);
+  spec.levels.resize(1);
+  spec.levels[0].blocks = {{AffineCouplingSpec{}}};
+  Calibration calibration;
+  calibration.feature_names.resize(1 + 1 + 3 * 2);  // level, coupling, codes
+  EXPECT_TRUE(CheckCalibrationAgainst(spec, calibration).ok());
+  calibration.score_definition = "flow_quality_v2";
+  EXPECT_THAT(std::string(CheckCalibrationAgainst(spec, calibration).message()),
+              HasSubstr("score_definition"));
+  spec.pre = {WhiteningSpec{}};
+  EXPECT_THAT(std::string(CheckCalibrationAgainst(spec, calibration).message()),
+              HasSubstr("feature_names"));
+  calibration.feature_names.resize(1 + 1 + 3 * 2 + 2);  // and the residuals of each channel
+  EXPECT_TRUE(CheckCalibrationAgainst(spec, calibration).ok());
+  calibration.score_definition = "flow_quality_v1";
+  EXPECT_FALSE(CheckCalibrationAgainst(spec, calibration).ok());
 }
 
 TEST(ManifestTest, KeepsNumbersOfTheCardAsText) {

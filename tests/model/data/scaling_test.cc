@@ -77,6 +77,23 @@ TEST(ScalingTest, EveryCodeReturnsFromItsStep) {
   }
 }
 
+TEST(ScalingTest, InFloat64NothingIsRounded) {
+  ChannelSpec channel = Channel(-2048, 2047, 1);
+  channel.input_min = -2048;
+  channel.input_max = 2047;
+  const FlowSpec spec = Waveform({channel}, 1);
+  const std::vector<float> codes = {1000};
+  std::vector<double> x(1);
+  std::vector<float> back(1), narrow(1);
+  ScaleEvent(spec, codes, CodeNoise::kUniform, 7, 11, 3, x);
+  ScaleEvent(spec, codes, CodeNoise::kUniform, 7, 11, 3, narrow);
+  EXPECT_EQ(static_cast<float>(x[0]), narrow[0]);
+  ScaleEvent(spec, codes, CodeNoise::kNone, 0, 0, 0, x);
+  x[0] -= 1e-12;  // on the edge of a code, below the resolution of float32
+  CodesFromScaled(spec, x, back);
+  EXPECT_EQ(back[0], 999);
+}
+
 TEST(ScalingTest, SamplesAreClampedToTheConverter) {
   std::vector<float> codes(4);
   CodesFromScaled(Waveform(kChannels, 2), std::vector<float>{50, -50, -1.01f, 0.01f}, codes);

@@ -94,6 +94,19 @@ FlowSpec ImageSpec(std::vector<LayerSpec> pre, const ButterflySpec& butterfly) {
   return spec;
 }
 
+// Whitening, convolutional couplings and a Student-t base.
+FlowSpec HeavySpec() {
+  FlowSpec spec = SmallSpec(8, 2, 2, 2,
+                            {Factors(4, true, ButterflyOrder::kWidestFirst, false),
+                             Factors(3, true, ButterflyOrder::kWidestFirst, false)});
+  spec.pre = {WhiteningSpec{2}};
+  for (LevelSpec& level : spec.levels) {
+    for (std::vector<LayerSpec>& block : level.blocks) block.back() = Conv1dCouplingSpec{5, 3, 2};
+  }
+  spec.base = BaseKind::kStudentT;
+  return spec;
+}
+
 struct NamedSpec {
   std::string name;
   FlowSpec spec;
@@ -115,6 +128,7 @@ std::vector<NamedSpec> SmallSpecs() {
       {"image_with_a_butterfly_before",
        ImageSpec({Factors(3, false, kNarrowest, false)}, Factors(1, true, kWidest, false))},
       {"partitions", SmallSpec(12, 1, 2, 1, {Parts({8, 4}, {3, 2}), Parts({4, 2}, {2, 1})})},
+      {"whitening_convolutions_student_t", HeavySpec()},
   };
 }
 
@@ -125,11 +139,21 @@ std::shared_ptr<Flow> Make(const FlowSpec& spec, uint64_t seed,
   return *flow;
 }
 
+// Moves the buffers of a whitening, if there is one, off zero.
+void PerturbWhitening(Flow& flow) {
+  const c10::NoGradGuard no_grad;
+  uint64_t seed = 300;
+  for (auto& [name, tensor] : flow.NamedTensors()) {
+    if (name.starts_with("pre.")) tensor.copy_(Gauss(tensor.sizes(), seed++) * 0.2);
+  }
+}
+
 TEST(Flow, Laws) {
   for (const NamedSpec& c : SmallSpecs()) {
     SCOPED_TRACE(c.name);
     const std::shared_ptr<Flow> flow = Make(c.spec, 1);
     Perturb(*flow, 0.1);
+    PerturbWhitening(*flow);
     LawSubject subject = {[&](const at::Tensor& x) {
                             const Encoded encoded = flow->Encode(x);
                             return Transformed{encoded.latent, encoded.log_det};
@@ -152,6 +176,57 @@ TEST(Flow, LogProbIsBasePlusLogDet) {
   const at::Tensor z = encoded.latent.flatten(1);
   const at::Tensor expected = encoded.log_det - (z.square() + std::log(2 * M_PI)).sum(1) * 0.5;
   EXPECT_LT((flow->LogProb(x) - expected).abs().max().item<double>(), 1e-12);
+}
+
+TEST(Flow, HeavyTailedLogProbIsThatOfItsBase) {
+  const std::shared_ptr<Flow> flow = Make(HeavySpec(), 3);
+  Perturb(*flow, 0.1);
+  PerturbWhitening(*flow);
+  const c10::NoGradGuard no_grad;
+  const Encoded encoded = flow->Encode(Gauss({3, 8, 2}, 4));
+  at::Tensor expected = encoded.log_det;
+  for (size_t l = 0; l < 2; ++l) {
+    expected = expected + flow->base().LogDensity(l, encoded.level_latents[l]).flatten(1).sum(1);
+  }
+  EXPECT_LT((flow->LogProb(encoded) - expected).abs().max().item<double>(), 1e-12);
+  ASSERT_TRUE(encoded.residuals.defined());
+  EXPECT_EQ(encoded.residuals.sizes(), at::IntArrayRef({3, 8, 2}));
+  EXPECT_FALSE(Make(SmallSpecs()[0].spec, 3)->Encode(Gauss({1, 8, 2}, 4)).residuals.defined());
+}
+
+TEST(Flow, AFloatFlowBehindWhiteningTakesAndGivesFloat64) {
+  const std::shared_ptr<Flow> flow = Make(HeavySpec(), 3, at::kFloat);
+  EXPECT_EQ(flow->input_dtype(), at::kDouble);
+  EXPECT_EQ(Make(SmallSpecs()[0].spec, 3, at::kFloat)->input_dtype(), at::kFloat);
+  const c10::NoGradGuard no_grad;
+  const at::Tensor x = Gauss({3, 8, 2}, 4);
+  const Encoded encoded = flow->Encode(x);
+  EXPECT_EQ(encoded.latent.scalar_type(), at::kFloat);
+  const Transformed back = flow->Decode(encoded.latent);
+  EXPECT_EQ(back.value.scalar_type(), at::kDouble);
+  EXPECT_LT((back.value - x).abs().max().item<double>(), 1e-4);
+}
+
+TEST(Flow, StartNearIdentityIsARearrangementOfRobustlyNormalisedChannels) {
+  const std::shared_ptr<Flow> flow = Make(HeavySpec(), 3);
+  const c10::NoGradGuard no_grad;
+  flow->StartNearIdentity();
+  at::Tensor x = Gauss({32, 8, 2}, 4) * 3 + 7;
+  x[5].fill_(1e4);  // one wild window of 32 hardly moves a median
+  flow->InitialiseFrom(x);
+  // Block by block: an affine map per channel, then a swap of halves.
+  std::vector<at::Tensor> seen;
+  flow->Encode(x, [&](size_t level, size_t, size_t, const Transformed& y) {
+    if (level == 0) seen.push_back(y.value);
+  });
+  ASSERT_EQ(seen.size(), 8U);
+  const at::Tensor normalised = seen[0], swapped = seen[5];
+  EXPECT_TRUE(seen[3].equal(normalised));
+  const at::Tensor median = std::get<0>(std::get<0>(normalised.median(1)).median(0));
+  EXPECT_LT(median.abs().max().item<double>(), 1e-12);
+  EXPECT_LT((normalised.abs().flatten(0, 1).mean(0) - 0.8).abs().max().item<double>(), 1e-12);
+  EXPECT_TRUE(swapped.narrow(2, 0, 2).equal(seen[4].narrow(2, 2, 2)));
+  EXPECT_TRUE(swapped.narrow(2, 2, 2).equal(seen[4].narrow(2, 0, 2)));
 }
 
 TEST(Flow, LatentsAreCutAndReassembledByChannel) {

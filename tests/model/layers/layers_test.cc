@@ -1,4 +1,6 @@
 // Each layer against the laws, and what is particular to it.
+#include <array>
+#include <cmath>
 #include <memory>
 #include <string>
 #include <vector>
@@ -12,9 +14,11 @@
 #include "model/layers/act_norm.h"
 #include "model/layers/affine_coupling.h"
 #include "model/layers/butterfly.h"
+#include "model/layers/conv1d_coupling.h"
 #include "model/layers/initialise.h"
 #include "model/layers/lu_matmul.h"
 #include "model/layers/squeeze.h"
+#include "model/layers/whitening.h"
 #include "tests/model/layers/bijector_laws.h"
 
 namespace bflow {
@@ -183,6 +187,75 @@ TEST(Squeeze, NewChannelIsPhaseTimesChannelsPlusChannel) {
     }
   }
   EXPECT_TRUE(Unsqueeze(y, 2).equal(x));
+}
+
+// Moves the buffers, which nothing trains, off zero.
+void PerturbWhitening(WhiteningLayer& layer, double size) {
+  const c10::NoGradGuard no_grad;
+  uint64_t seed = 200;
+  for (at::Tensor& buffer : layer.buffers()) buffer.add_(Gauss(buffer.sizes(), seed++) * size);
+}
+
+TEST(WhiteningLayer, Laws) {
+  for (const auto& [channels, order, steps] :
+       {std::array<int64_t, 3>{2, 2, 5}, {1, 3, 6}, {3, 1, 4}, {2, 3, 3}}) {
+    WhiteningLayer layer(channels, order, at::kDouble);
+    PerturbWhitening(layer, 0.2);
+    ExpectLaws(SubjectOf(layer), Gauss({2, steps, channels}, 21));
+  }
+}
+
+TEST(WhiteningLayer, StartsAsTheIdentityAndHasNothingToTrain) {
+  WhiteningLayer layer(2, 3, at::kDouble);
+  const at::Tensor x = Gauss({2, 8, 2}, 22);
+  const Transformed y = layer.Forward(x);
+  EXPECT_EQ(MaxAbs(y.value - x), 0);
+  EXPECT_EQ(MaxAbs(y.log_det), 0);
+  EXPECT_TRUE(layer.parameters().empty());
+  EXPECT_EQ(layer.named_buffers().keys(),
+            (std::vector<std::string>{"lags", "instantaneous", "bias", "log_scale", "head_weight",
+                                      "head_bias", "head_log_scale"}));
+}
+
+TEST(WhiteningLayer, KeepsSmallResidualsOfLargeValuesInAFloatFlow) {
+  WhiteningLayer layer(1, 1, at::kFloat);
+  const c10::NoGradGuard no_grad;
+  for (const auto& buffer : layer.named_buffers()) {
+    if (buffer.key() == "lags") buffer.value().fill_(1.0);
+    if (buffer.key() == "log_scale") buffer.value().fill_(std::log(1e-9));
+  }
+  const at::Tensor x = 1 + 1e-9 * Gauss({1, 50, 1}, 23);
+  const Transformed y = layer.Forward(x);
+  EXPECT_EQ(y.value.scalar_type(), at::kFloat);
+  const at::Tensor steps = (x.narrow(1, 1, 49) - x.narrow(1, 0, 49)) * 1e9;
+  EXPECT_LT(MaxAbs(y.value.narrow(1, 1, 49) - steps), 1e-5);
+  const Transformed back = layer.Inverse(y.value);
+  EXPECT_EQ(back.value.scalar_type(), at::kDouble);
+  EXPECT_LT(MaxAbs(back.value - x), 1e-7);
+}
+
+TEST(Conv1dCouplingLayer, Laws) {
+  for (const auto& [channels, kernel, dilation] :
+       {std::array<int, 3>{4, 3, 2}, {2, 5, 1}, {6, 1, 3}}) {
+    at::Generator generator = Seeded(24);
+    Conv1dCouplingLayer layer({.hidden = 5, .kernel = kernel, .dilation = dilation}, channels,
+                              generator, at::kDouble);
+    Perturb(layer, 0.3);
+    ExpectLaws(SubjectOf(layer), Gauss({2, 6, channels}, 25));
+  }
+}
+
+TEST(Conv1dCouplingLayer, StartsAsTheIdentity) {
+  at::Generator generator = Seeded(26);
+  Conv1dCouplingLayer layer({}, 4, generator, at::kDouble);
+  const at::Tensor x = Gauss({2, 9, 4}, 27);
+  const Transformed y = layer.Forward(x);
+  EXPECT_EQ(MaxAbs(y.value - x), 0);
+  EXPECT_EQ(MaxAbs(y.log_det), 0);
+  const at::Tensor weight = layer.named_parameters()["net.1.weight"];
+  EXPECT_EQ(weight.sizes(), at::IntArrayRef({24, 24, 5}));
+  EXPECT_LE(MaxAbs(weight), 1 / std::sqrt(24.0 * 5));
+  EXPECT_GT(MaxAbs(weight), 0.9 / std::sqrt(24.0 * 5));
 }
 
 }  // namespace

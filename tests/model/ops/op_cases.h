@@ -13,7 +13,9 @@
 #include "model/ops/act_norm.h"
 #include "model/ops/affine_coupling.h"
 #include "model/ops/butterfly.h"
+#include "model/ops/conv1d_coupling.h"
 #include "model/ops/lu_matmul.h"
+#include "model/ops/whitening.h"
 #include "tests/model/ops/ops_test_util.h"
 #include "tests/support/gradcheck.h"
 
@@ -64,6 +66,51 @@ inline std::vector<at::Tensor> CouplingInputs(int64_t rows, int64_t steps, int64
     inputs.push_back(Randn({half}) * 0.3);
   }
   return inputs;
+}
+
+// Inputs: x and the six tensors of the net.
+inline Op ConvolutionOp(bool reference, int64_t dilation, bool inverse) {
+  return [=](const std::vector<at::Tensor>& in) {
+    return (reference ? Conv1dCouplingReference : conv1d_coupling)(
+        in[0], at::TensorList(in).slice(1), dilation, inverse);
+  };
+}
+struct ConvolutionCase {
+  int64_t rows, steps, channels, hidden, kernel;
+};
+inline std::vector<at::Tensor> ConvolutionInputs(const ConvolutionCase& c) {
+  const int64_t half = c.channels / 2;
+  const double narrow = 1 / std::sqrt(static_cast<double>(half * c.kernel));
+  const double wide = 1 / std::sqrt(static_cast<double>(c.hidden * c.kernel));
+  return {Randn({c.rows, c.steps, c.channels}),
+          Randn({c.hidden, half, c.kernel}) * narrow,
+          Randn({c.hidden}) * 0.3,
+          Randn({c.hidden, c.hidden, c.kernel}) * wide,
+          Randn({c.hidden}) * 0.3,
+          Randn({c.channels, c.hidden, 1}) * 0.3,
+          Randn({c.channels}) * 0.3};
+}
+
+// The map carries no gradient: it is not among the inputs, but part of the function.
+inline Op WhiteningOp(bool reference, bool inverse, const std::vector<at::Tensor>& map) {
+  return [=](const std::vector<at::Tensor>& in) {
+    std::vector<at::Tensor> cast;
+    for (const at::Tensor& tensor : map) cast.push_back(tensor.to(in[0].scalar_type()));
+    return (reference ? WhiteningReference : whitening)(in[0], cast, inverse);
+  };
+}
+// Weights small enough that the recursion of the inverse is stable. Entries on and above the
+// diagonals, which must not count, are as large as the others.
+inline std::vector<at::Tensor> WhiteningMapInputs(int64_t channels, int64_t order) {
+  const int64_t head = channels * order;
+  const double size = 0.5 / static_cast<double>(head);
+  return {Randn({channels, channels, order}) * size,
+          Randn({channels, channels}) * 0.5,
+          Randn({channels}),
+          Randn({channels}) * 0.3 - 1,
+          Randn({head, head}) * size,
+          Randn({head}),
+          Randn({head}) * 0.3 - 1};
 }
 
 struct ButterflyShape {

@@ -91,6 +91,23 @@ inline void ExpectAgrees(const Op& op, const Op& reference, std::vector<at::Tens
   });
 }
 
+// All rows at once, in float32, against one row alone.
+inline void ExpectRowsIndependent(const Op& op, std::vector<at::Tensor> inputs, int64_t row) {
+  for (at::Tensor& input : inputs) {
+    if (input.is_floating_point()) input = input.to(at::kFloat);
+  }
+  ForEachSimd([&] {
+    const auto [y, log_det] = op(inputs);
+    std::vector<at::Tensor> one = inputs;
+    one[0] = inputs[0].narrow(0, row, 1);
+    const auto [y_one, log_det_one] = op(one);
+    EXPECT_TRUE(at::equal(y_one[0], y[row]));
+    if (log_det.dim() == 1) {
+      EXPECT_TRUE(at::equal(log_det_one[0], log_det[row]));
+    }
+  });
+}
+
 }  // namespace bflow::testing
 
 #endif  // BFLOW_TESTS_MODEL_OPS_OPS_TEST_UTIL_H_

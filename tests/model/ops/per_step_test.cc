@@ -20,23 +20,6 @@
 namespace bflow::testing {
 namespace {
 
-// All rows at once, in float32, against one row alone.
-void ExpectRowsIndependent(const Op& op, std::vector<at::Tensor> inputs, int64_t row) {
-  for (at::Tensor& input : inputs) {
-    if (input.is_floating_point()) input = input.to(at::kFloat);
-  }
-  ForEachSimd([&] {
-    const auto [y, log_det] = op(inputs);
-    std::vector<at::Tensor> one = inputs;
-    one[0] = inputs[0].narrow(0, row, 1);
-    const auto [y_one, log_det_one] = op(one);
-    EXPECT_TRUE(at::equal(y_one[0], y[row]));
-    if (log_det.dim() == 1) {
-      EXPECT_TRUE(at::equal(log_det_one[0], log_det[row]));
-    }
-  });
-}
-
 struct Shape {
   int64_t rows, steps, channels;
 };
@@ -149,7 +132,7 @@ TEST(Ops, GradientsDoNotDependOnTheNumberOfThreads) {
   for (size_t i = 0; i < one.size(); ++i) EXPECT_TRUE(at::equal(one[i], three[i])) << i;
 }
 
-TEST(Ops, ApproximationsOfTanhAndExp) {
+TEST(Ops, ApproximationsOfTanhExpAndAsinh) {
   at::Tensor x = at::linspace(-110, 110, 1 << 16, at::kFloat);
   x = at::cat({x, at::linspace(-10, 10, 1 << 16, at::kFloat), at::linspace(-1e-3, 1e-3, 64)});
   at::Tensor y = at::empty_like(x);
@@ -166,11 +149,19 @@ TEST(Ops, ApproximationsOfTanhAndExp) {
     EXPECT_LE(exp_error.max().item<double>(), 2e-7);
     EXPECT_TRUE(y.masked_select(x > 88.8).isinf().all().item<bool>());
     EXPECT_LE(y.masked_select(x < -87).max().item<double>(), 2e-38);
+    for (const double scale : {1.0, 1e-6, 1e8, 1e35}) {
+      const at::Tensor scaled = x * scale;
+      kernels.asinh(scaled.data_ptr<float>(), y.data_ptr<float>(), x.numel());
+      const at::Tensor asinh = scaled.to(at::kDouble).asinh();
+      const at::Tensor asinh_error = (y - asinh).abs() / asinh.abs().clamp_min(1e-30);
+      EXPECT_LE(asinh_error.max().item<double>(), 4e-7) << scale;
+    }
   });
 }
 
 TEST(Ops, DispatcherKnowsEveryOperator) {
-  for (const char* name : {"butterfly", "act_norm", "lu_matmul", "affine_coupling"}) {
+  for (const char* name :
+       {"butterfly", "act_norm", "lu_matmul", "affine_coupling", "conv1d_coupling", "whitening"}) {
     for (const std::string suffix : {"", "_backward"}) {
       const auto op =
           c10::Dispatcher::singleton().findSchema({std::string("bflow::") + name + suffix, ""});

@@ -314,6 +314,89 @@ TEST(FlowScorerContinuous, LogProbOfASampleIsThatOfLogLikelihood) {
   EXPECT_EQ(scorer->signature().feature_names.size(), 6u);
 }
 
+TEST(FlowScorerHeavy, LogProbOfASampleIsThatOfLogLikelihoodAndOfNoBatch) {
+  FlowSpec spec = TinyHeavySpec(false);
+  Checkpoint checkpoint = *TinyCheckpoint(spec, 0);
+  for (const bool float64 : {true, false}) {
+    std::unique_ptr<Scorer> scorer = MakeScorer(checkpoint, float64, 4);
+    for (double temperature : {1.0, 0.5}) {
+      SampleOptions options;
+      options.rows = 9;
+      options.first_row = 100;
+      options.codes = false;
+      options.temperature = temperature;
+      options.want_log_prob = true;
+      auto sample = *scorer->Sample(options);
+      auto result = *scorer->LogLikelihood({9, sample.samples}, Noise{}, false);
+      for (int i = 0; i < 9; ++i) EXPECT_NEAR(sample.log_prob[i], result.log_prob[i], 2e-3);
+      options.rows = 2;
+      options.first_row = 105;
+      auto part = *scorer->Sample(options);
+      for (int64_t i = 0; i < 2 * spec.event_size(); ++i) {
+        EXPECT_EQ(part.samples[i], sample.samples[5 * spec.event_size() + i]);
+      }
+      EXPECT_EQ(part.log_prob[1], sample.log_prob[6]);
+    }
+  }
+}
+
+// The latents of samples, at their channel's degrees of freedom and scale.
+TEST(FlowScorerHeavy, LatentsOfSamplesFollowTheBase) {
+  FlowSpec spec = TinyHeavySpec(false);
+  std::shared_ptr<Flow> flow = TinyFlow(spec);
+  {
+    const c10::NoGradGuard no_grad;
+    for (auto& [name, tensor] : flow->NamedTensors()) {
+      if (name == "base.1.log_degrees") tensor[2].fill_(std::log(0.5));  // 1.5 degrees
+      if (name == "base.1.log_scale") tensor[2].fill_(std::log(3.0));
+    }
+  }
+  Checkpoint checkpoint = *CheckpointOf(*flow, 0);
+  SampleOptions options;
+  options.rows = 4000;
+  options.codes = false;
+  auto sample = *MakeScorer(checkpoint, true, 512)->Sample(options);
+  auto latent =
+      *MakeScorer(checkpoint, true, 512)->LogLikelihood({4000, sample.samples}, Noise{}, true);
+  at::Tensor z = at::empty({4000, 16, 2}, at::kFloat);
+  std::copy(latent.latent.begin(), latent.latent.end(), z.data_ptr<float>());
+  const at::Tensor heavy = flow->SplitLatent(z)[1].select(2, 2).flatten().abs();
+  const at::Tensor other = flow->SplitLatent(z)[1].select(2, 1).flatten().abs();
+  // Median of |t|: the 75% quantile, from scipy.stats.t.
+  EXPECT_NEAR(heavy.median().item<double>(), 3 * 0.87259466, 0.08);
+  EXPECT_NEAR(other.median().item<double>(), 0.71755820, 0.02);
+}
+
+TEST(FlowScorerHeavy, FeaturesHaveTheEnergyOfTheResiduals) {
+  const FlowSpec spec = TinyHeavySpec();
+  Checkpoint checkpoint = *TinyCheckpoint(spec, 80);
+  EXPECT_EQ(checkpoint.calibration->score_definition, "flow_quality_v2");
+  std::unique_ptr<Scorer> scorer = MakeScorer(checkpoint);
+  EXPECT_EQ(scorer->signature().score_definition, "flow_quality_v2");
+  const std::vector<std::string> names = FeatureNames(spec);
+  EXPECT_EQ(names.back(), "whitened_energy/V");
+  EXPECT_EQ(names[names.size() - 2], "whitened_energy/II");
+  std::shared_ptr<Flow> flow = TinyFlow(spec);
+  const HostBatch rows = TinyRows(spec, 3, 5);
+  const WindowFeatures features = *ComputeFeatures(*flow, rows, CalibrationNoise(spec), 2);
+  for (int64_t row = 0; row < 3; ++row) {
+    for (size_t c = 0; c < 2; ++c) {
+      double sum = 0;
+      for (size_t t = 0; t < 16; ++t) {
+        const auto x = [&](size_t step) {
+          const ChannelSpec& channel = spec.channels[c];
+          const double v = rows.values[static_cast<size_t>(row) * 32 + 2 * step + c];
+          return 2 * (v + channel.step / 2 - channel.lo) / (channel.hi - channel.lo) - 1;
+        };
+        // Differences from 0.9 of the step before, over exp(-1.5), as TinyFlow sets them.
+        const double e = (x(t) - (t > 0 ? 0.9f * x(t - 1) : 0)) * std::exp(1.5);
+        sum += std::log1p(e * e);
+      }
+      EXPECT_NEAR(features.row(row)[names.size() - 2 + c], std::log(sum / 16 + 1e-6), 1e-5);
+    }
+  }
+}
+
 TEST_F(FlowScorerTest, SamplesInTheScaledUnitMatchNoneOfTheirRealCodes) {
   std::unique_ptr<Scorer> scorer = MakeScorer(checkpoint_);
   SampleOptions options;

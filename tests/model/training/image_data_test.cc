@@ -207,11 +207,11 @@ TEST(ImagePresets, TrainAsTheAuthorsDid) {
   EXPECT_TRUE(std::holds_alternative<PermutationSpec>(SpecOf(permuted.name, {3, 32, 32}).pre[0]));
   EXPECT_EQ(permuted.settings.ema_scheme, EmaScheme::kAlternating);
   EXPECT_EQ(permuted.settings.butterfly_decay, 0.99);
-  EXPECT_EQ(permuted.settings.butterfly_start, ButterflyStart::kRotations);
+  EXPECT_EQ(permuted.settings.start, TrainingStart::kDrawn);
   const Preset cifar10 = *FindPreset("cifar10");
   EXPECT_EQ(cifar10.settings.batch, 128);
   EXPECT_EQ(cifar10.settings.ema_decay, 0);
-  EXPECT_EQ(cifar10.settings.butterfly_start, ButterflyStart::kIdentity);
+  EXPECT_EQ(cifar10.settings.start, TrainingStart::kIdentityButterflies);
   EXPECT_DOUBLE_EQ(cifar10.settings.schedule.RateAt(5), 5e-4);
   EXPECT_DOUBLE_EQ(cifar10.settings.schedule.RateAt(12), 1e-3 * 0.999997 * 0.999997);
   const Preset galaxy = *FindPreset("galaxy");

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "model/training/fit_fixed_layers.h"
 #include "tests/model/training/trainer_fixture.h"
 
 namespace bflow {
@@ -53,6 +54,28 @@ TEST_F(TrainerTest, ResumedAtEveryStepGivesTheSameBits) {
       }
     }
   }
+}
+
+TEST_F(TrainerTest, TheDefaultPresetLearnsOnTopOfItsWhitening) {
+  const Preset preset = *FindPreset(std::string(kDefaultPreset));
+  WriteArchitecture(preset, data_.window(), 2, &spec_);
+  const std::shared_ptr<Flow> flow = NewFlow(), again = NewFlow(), other = NewFlow();
+  ASSERT_TRUE(FitFixedLayers(*flow, data_, 3).ok());
+  ASSERT_TRUE(FitFixedLayers(*again, data_, 3).ok());
+  ASSERT_TRUE(FitFixedLayers(*other, data_, 4).ok());
+  const std::vector<at::Tensor> fitted = flow->buffers();
+  EXPECT_GT(fitted[0].abs().max().item<double>(), 0.1);
+  EXPECT_TRUE(again->buffers()[0].equal(fitted[0]));
+  EXPECT_FALSE(other->buffers()[0].equal(fitted[0]));
+  const at::Tensor lags = fitted[0].clone();
+  options_.settings = preset.settings;
+  options_.settings.steps = 60;
+  Trainer trainer(flow, data_, options_);
+  const auto outcome = trainer.Run({});
+  ASSERT_TRUE(outcome.ok()) << outcome.status();
+  EXPECT_EQ(outcome->skipped_steps, 0);
+  EXPECT_LT(outcome->last_nll, outcome->first_nll - 0.02);
+  EXPECT_TRUE(flow->buffers()[0].equal(lags));  // nothing trains it
 }
 
 TEST_F(TrainerTest, AStateThatDoesNotFitIsRefused) {

@@ -110,6 +110,22 @@ TEST(TrainingData, RandomWindowsAreConsecutiveAndInTheTrainingPart) {
   for (int count : seen) EXPECT_GT(count, 15);  // 49 expected
 }
 
+TEST(TrainingData, RandomStretchesReachTheEndOfTheTrainingPart) {
+  absl::StatusOr<TrainingData> data = TrainingData::Create({Ramp("r", 100)}, Request(0.5, 0, 0));
+  ASSERT_TRUE(data.ok());
+  std::mt19937_64 generator(3);
+  std::vector<float> codes(8);
+  std::vector<int> seen(47);
+  for (int i = 0; i < 2000; ++i) {
+    data->DrawTrainingStretch(generator, 4, codes.data());
+    const int begin = static_cast<int>(codes[0]);
+    ASSERT_LE(begin, 46);
+    ++seen[static_cast<size_t>(begin)];
+    EXPECT_EQ(codes[6], static_cast<float>(begin + 3));
+  }
+  for (int count : seen) EXPECT_GT(count, 12);  // 43 expected
+}
+
 TEST(TrainingData, ConstantWindowsAreCountedButNeverDrawnOrGathered) {
   WaveformRecord record = Ramp("r", 100);
   std::vector<float>& a = record.segments[0].signals[0].codes;

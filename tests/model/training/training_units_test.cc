@@ -5,6 +5,7 @@
 #include <numbers>
 #include <random>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -144,12 +145,50 @@ TEST(Presets, PublishedArchitecture) {
   }
 }
 
-TEST(Presets, SpecsAreValidForOtherSizesToo) {
-  for (auto [window, channels] : {std::pair{1024, 2}, {64, 2}, {64, 1}, {96, 3}, {1000, 2}}) {
+TEST(Presets, TheDefaultWhitensAndSeesNeighbours) {
+  EXPECT_EQ(Presets().front().name, kDefaultPreset);
+  for (const auto& [name, kernel, hidden] :
+       {std::tuple<std::string, int, int>{"waveform", 5, 24}, {"waveform-light", 3, 16}}) {
+    const Preset preset = *FindPreset(name);
+    EXPECT_EQ(preset.settings.batch, 32);
+    EXPECT_EQ(preset.settings.schedule.learning_rate, 2e-3);
+    EXPECT_EQ(preset.settings.schedule.warmup_steps, 20);
+    EXPECT_EQ(preset.settings.start, TrainingStart::kNearIdentity);
+    EXPECT_EQ(preset.settings.first_batch, 64);
+    EXPECT_EQ(preset.settings.largest_gradient, 1e5);
+    FlowSpec spec;
+    WriteArchitecture(preset, 1024, 2, &spec);
+    ASSERT_EQ(spec.pre.size(), 1u);
+    EXPECT_EQ(std::get<WhiteningSpec>(spec.pre[0]).order, 16);
+    EXPECT_EQ(spec.base, BaseKind::kStudentT);
+    for (const LevelSpec& level : spec.levels) {
+      for (const std::vector<LayerSpec>& block : level.blocks) {
+        const Conv1dCouplingSpec& coupling = std::get<Conv1dCouplingSpec>(block.back());
+        EXPECT_EQ(coupling.kernel, kernel);
+        EXPECT_EQ(coupling.hidden, hidden);
+        EXPECT_EQ(coupling.dilation, 2);
+      }
+    }
+  }
+  for (const char* name : {"waveform-published", "waveform-paper"}) {
+    FlowSpec spec;
+    WriteArchitecture(*FindPreset(name), 1024, 2, &spec);
+    EXPECT_TRUE(spec.pre.empty());
+    EXPECT_EQ(spec.base, BaseKind::kNormal);
+    EXPECT_EQ(FindPreset(name)->settings.start, TrainingStart::kDrawn);
+    EXPECT_EQ(FindPreset(name)->settings.largest_gradient, 0);
+  }
+}
+
+class PresetSizes : public ::testing::TestWithParam<std::string> {};
+
+TEST_P(PresetSizes, SpecsAreValidForOtherSizesToo) {
+  for (auto [window, channels] :
+       {std::pair{1024, 2}, {64, 2}, {64, 1}, {96, 3}, {1000, 2}, {16, 2}}) {
     FlowSpec spec;
     spec.event_shape = {window, channels};
     spec.sampling_rate_hz = 125;
-    spec.levels = PublishedWaveformLevels(window, channels);
+    WriteArchitecture(*FindPreset(GetParam()), window, channels, &spec);
     for (int c = 0; c < channels; ++c) {
       ChannelSpec channel;
       channel.name = absl::StrCat("c", c);
@@ -161,6 +200,8 @@ TEST(Presets, SpecsAreValidForOtherSizesToo) {
     EXPECT_TRUE(ValidateFlowSpec(spec).ok()) << ValidateFlowSpec(spec) << " window " << window;
   }
 }
+
+INSTANTIATE_TEST_SUITE_P(Presets, PresetSizes, ::testing::Values("waveform", "waveform-paper"));
 
 std::vector<std::string> Minimal() {
   return {
@@ -191,7 +232,7 @@ TEST(Options, BothFormsAndBothSeparators) {
 
 TEST(Options, ErrorsNameTheFlagAndNeverTheValue) {
   const std::vector<std::pair<std::string, std::string>> cases = {
-      {"--preset=secret", "waveform-published, waveform-paper"},
+      {"--preset=secret", "waveform, waveform-light, waveform-published, waveform-paper"},
       {"--steps=secret", "--steps"},
       {"--batch=1", "--batch"},
       {"--model=Secret", "--model"},
@@ -221,6 +262,14 @@ TEST(Options, ErrorsNameTheFlagAndNeverTheValue) {
   std::vector<std::string> best = Minimal();
   best.insert(best.end(), {"--validation_fraction=0", "--checkpoint=best"});
   EXPECT_FALSE(ParseTrainOptions(best).ok());
+}
+
+TEST(Options, ThePresetIsWaveformUnlessTold) {
+  std::vector<std::string> arguments = Minimal();
+  EXPECT_EQ(ParseTrainOptions(arguments)->preset, "waveform-published");
+  arguments.erase(arguments.begin());
+  ASSERT_TRUE(ParseTrainOptions(arguments).ok());
+  EXPECT_EQ(ParseTrainOptions(arguments)->preset, "waveform");
 }
 
 TEST(Options, ImportTakesAnOutputAndNothingOfATraining) {

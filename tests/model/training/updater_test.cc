@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "ATen/ops/arange.h"
 #include "ATen/ops/zeros_like.h"
 #include "c10/core/GradMode.h"
 #include "tests/model/training/trainer_fixture.h"
@@ -143,6 +144,27 @@ TEST_F(TrainerTest, TwoOptimisersTakeTurnsAsComputedByHand) {
 }
 
 // A loss that is finite, in float64, with gradients that are not, in float32.
+TEST_F(TrainerTest, GradientsAreClippedAtTheirNorm) {
+  // Adam's first step is the same for a gradient of any size; its first moment is not.
+  const at::Tensor x =
+      (at::arange(4 * data_.event_size(), at::kFloat) * 0.7).sin().view({4, data_.window(), 2});
+  const auto moment = [&](double largest, double* norm) {
+    Updater updater(NewFlow(), 0, EmaScheme::kPolyak, largest);
+    *norm = updater.Step(x, 0).gradient_norm;
+    TrainState state;
+    updater.Save(&state);
+    double squares = 0;
+    for (const float m : state.first_moment) squares += static_cast<double>(m) * m;
+    return std::sqrt(squares) / 0.1;
+  };
+  double norm = 0, same = 0;
+  EXPECT_NEAR(moment(0, &norm) / norm, 1, 1e-4);
+  EXPECT_NEAR(moment(norm * 2, &same) / norm, 1, 1e-4);
+  EXPECT_EQ(same, norm);
+  EXPECT_NEAR(moment(norm / 4, &same) / norm, 0.25, 1e-4);
+  EXPECT_EQ(same, norm);  // reported as it was
+}
+
 TEST_F(TrainerTest, GradientsThatAreNotFiniteChangeNothing) {
   const std::shared_ptr<Flow> flow = NewFlow();
   const at::Tensor x = Train().batches.front();
