@@ -192,8 +192,9 @@ TrainState Trainer::State() const {
 
 absl::Status Trainer::Begin(const TrainState* state) {
   const TrainingSettings& settings = options_.settings;
+  // Also for a state, which holds parameters alone: permutations and signs are set here.
+  if (settings.start == TrainingStart::kNearIdentity) flow_->StartNearIdentity();
   if (state == nullptr) {
-    if (settings.start == TrainingStart::kNearIdentity) flow_->StartNearIdentity();
     BFLOW_ASSIGN_OR_RETURN(
         const at::Tensor first,
         NextBatch(settings.first_batch > 0 ? settings.first_batch : settings.batch));

@@ -90,7 +90,7 @@ std::vector<TensorToWrite> SmallCheckpoint::Tensors() const {
   for (const Owned& o : owned_) {
     tensors.push_back({o.spec.name, o.spec.is_index() ? DType::kI64 : DType::kF32, o.spec.shape,
                        o.spec.is_index() ? std::as_bytes(std::span(o.indices))
-                                       : std::as_bytes(std::span(o.floats))});
+                                         : std::as_bytes(std::span(o.floats))});
   }
   return tensors;
 }
