@@ -249,9 +249,10 @@ TrainState Trainer::State() const {
 absl::Status Trainer::Begin(const TrainState* state) {
   const TrainingSettings& settings = options_.settings;
   BFLOW_ASSIGN_OR_RETURN(draws_, data_.Draws(options_.seed, settings.batch));
+  // Also for a state, which holds parameters alone: permutations and signs are set here.
+  if (settings.start == TrainingStart::kNearIdentity) flow_->StartNearIdentity();
+  if (settings.start == TrainingStart::kIdentityButterflies) SetButterfliesToIdentity(*flow_);
   if (state == nullptr) {
-    if (settings.start == TrainingStart::kNearIdentity) flow_->StartNearIdentity();
-    if (settings.start == TrainingStart::kIdentityButterflies) SetButterfliesToIdentity(*flow_);
     BFLOW_ASSIGN_OR_RETURN(const at::Tensor first, FirstBatch());
     flow_->InitialiseFrom(first);
   }

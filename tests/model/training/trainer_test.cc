@@ -78,6 +78,17 @@ TEST_F(TrainerTest, TheDefaultPresetLearnsOnTopOfItsWhitening) {
   EXPECT_TRUE(flow->buffers()[0].equal(lags));  // nothing trains it
 }
 
+TEST_F(TrainerTest, AStartNearIdentityIsResumedToTheSameBits) {
+  WriteArchitecture(*FindPreset(std::string(kDefaultPreset)), data_.window(), 2, &spec_);
+  options_.settings.start = TrainingStart::kNearIdentity;
+  options_.settings.first_batch = 6;
+  const Seen whole = Train();
+  const TrainState from = *ParseTrainState(*SerialiseTrainState(whole.states[2]));
+  const Seen rest = Train({}, &from);
+  EXPECT_EQ(rest.kept, whole.kept);
+  EXPECT_EQ(rest.outcome.last_nll, whole.outcome.last_nll);  // permutations are no parameters
+}
+
 TEST_F(TrainerTest, AStateThatDoesNotFitIsRefused) {
   options_.settings.ema_decay = 0.9;
   const Seen whole = Train();
