@@ -111,7 +111,7 @@ class ServingBench {
     std::vector<pb::Tensor> chunks;
     for (int64_t first = 0; first + rows_per_call <= kRows; first += rows_per_call) {
       chunks.push_back(client::EncodeRows(Rows(first, rows_per_call),
-                                          scorer_->signature().event_shape, /*int16=*/true));
+                                          scorer_->signature().event_shape, pb::DATA_TYPE_INT16));
     }
     return chunks;
   }
