@@ -48,7 +48,7 @@ def _text(value):
 
 class ArrayMachine(Machine):
     def __init__(self, data):
-        super().__init__(b"", None)  # the limit of its own is one for checkpoints
+        super().__init__(b"", None, "BATCH")  # the limit of its own is one for checkpoints
         self._data = data
 
     def run(self):

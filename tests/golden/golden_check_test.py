@@ -73,7 +73,7 @@ class GoldenCheckTest(unittest.TestCase):
                              ("coupling2d", "after_init.conv2.conv.weight_g"),
                              ("coupling2d", "out.inverse_of_y"), ("latents2d", "out.latent_level0"),
                              ("butterfly_image", "out.y"), ("squeeze2d", "out.y"),
-                             ("preprocess", "out.x_5bit"), ("preprocess", "out.logit_logdet"),
+                             ("preprocess", "out.v_permuted"), ("preprocess", "out.logit_logdet"),
                              ("glow_step", "out.y"), ("prior_step", "out.logdet"),
                              ("image_flow", "out.bpd"), ("image_flow", "out.z"),
                              ("image_flow", "out.decoded_logp"), ("waveform_flow", "out.logp"), ("waveform_flow", "out.decoded"),
@@ -91,7 +91,7 @@ class GoldenCheckTest(unittest.TestCase):
         self.assertEqual(run(self.folder)[0], 1)
 
     def test_an_unsupported_kind_fails(self):
-        self.write([{"name": "a", "kind": "conv1x1", "file": "a.safetensors", "config": {}}])
+        self.write([{"name": "a", "kind": "spline", "file": "a.safetensors", "config": {}}])
         code, out, _ = run(self.folder)
         self.assertEqual(code, 1)
         self.assertIn("unsupported kind", out)

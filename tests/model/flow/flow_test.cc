@@ -141,6 +141,7 @@ std::shared_ptr<Flow> Make(const FlowSpec& spec, uint64_t seed,
 
 // Moves the buffers of a whitening, if there is one, off zero.
 void PerturbWhitening(Flow& flow) {
+  if (!HasWhitening(flow.spec())) return;
   const c10::NoGradGuard no_grad;
   uint64_t seed = 300;
   for (auto& [name, tensor] : flow.NamedTensors()) {
