@@ -129,10 +129,10 @@ TEST(FeatureNames, ThePriorStepOfAnImageIsNamedAndPixelsHaveNoSignalQuality) {
   spec.levels[0].blocks = {{ActNormSpec{}, Conv2dCouplingSpec{}}};
   spec.levels[0].prior = {Conv2dCouplingSpec{}};
   spec.levels[1].blocks = {{Conv2dCouplingSpec{}}};
-  EXPECT_THAT(FeatureNames(spec),
-              ElementsAre("latent_norm/level0", "latent_norm/level1",
-                          "coupling_log_det/level0/block0", "coupling_log_det/level0/prior",
-                          "coupling_log_det/level1/block0"));
+  EXPECT_THAT(
+      FeatureNames(spec),
+      ElementsAre("latent_norm/level0", "latent_norm/level1", "coupling_log_det/level0/block0",
+                  "coupling_log_det/level0/prior", "coupling_log_det/level1/block0"));
 }
 
 TEST(FeatureNames, WithoutCodesTheFlowAlone) {
