@@ -18,7 +18,7 @@ DATA = ROOT / "tests/model/checkpoint/import/data"
 
 
 def values(message):
-    dtype = {flow.DATA_TYPE_FP32: "<f4", flow.DATA_TYPE_FP64: "<f8"}[message.dtype]
+    dtype = {flow.DATA_TYPE_UINT8: "u1", flow.DATA_TYPE_FP32: "<f4", flow.DATA_TYPE_FP64: "<f8"}[message.dtype]
     return np.frombuffer(message.data, dtype).reshape(message.shape)
 
 
@@ -28,12 +28,15 @@ class Case:
     checkpoint: str
     config: str
     flags: tuple = ()
+    image: bool = False
 
 
 CASES = (
     Case(
         "ck_wave", "ck_wave.checkpoint.tar", "ck_wave.config.json", (f"--extra={DATA / 'ck_wave.extra.safetensors'}",)
     ),
+    Case("ck_image", "ck_image.model.pt", "ck_image.config.json", image=True),
+    Case("ck_image_ema", "ck_image_ema.checkpoint.tar", "ck_image.config.json", image=True),
 )
 
 
@@ -63,11 +66,14 @@ class ImportTest(unittest.TestCase):
         self.assertEqual(done.returncode, 0, done.stderr)
         with programs.Server(repository) as server:
             stub, selector = flow_grpc.FlowServiceStub(server.channel), flow.ModelSelector(name="imported")
-            x = np.ascontiguousarray(expected["in.x"], "<f4")
+            # The reference scales pixels by itself: x = 2 (v + u) / 256 - 1.
+            scaled = expected["in.x"]
+            x = np.ascontiguousarray((scaled + 1) * 128 if case.image else scaled, "<f4")
             reply = stub.LogLikelihood(
                 flow.LogLikelihoodRequest(
                     model=selector,
                     x=flow.Tensor(dtype=flow.DATA_TYPE_FP32, shape=x.shape, data=x.tobytes()),
+                    dequantization=flow.Dequantization(kind=flow.Dequantization.KIND_NONE),
                     want_latent=True,
                     options=flow.RequestOptions(score_dtype=flow.DATA_TYPE_FP64),
                 ),
