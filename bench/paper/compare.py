@@ -131,16 +131,17 @@ def sampling_ms(options, models, name):
         stderr=subprocess.DEVNULL,
     )
     try:
-        client = [options.bin / "bflow", f"--server={address}", "--deadline=600s"]
+        client, flags = options.bin / "bflow", [f"--server={address}", "--deadline=600s"]
         for _ in range(300):
-            if subprocess.run([*client, "info", name], capture_output=True).returncode == 0:
+            if subprocess.run([client, "info", name, *flags], capture_output=True).returncode == 0:
                 break
             time.sleep(0.2)
         elapsed = []
         for seed in range(2):
             start = time.monotonic()
             out = options.out / f"{name}.npy"
-            subprocess.run([*client, "sample", name, f"--num={SAMPLES}", f"--seed={seed}", f"--out={out}"], check=True, capture_output=True)
+            command = [client, "sample", name, f"--num={SAMPLES}", f"--seed={seed}", f"--out={out}", *flags]
+            subprocess.run(command, check=True, capture_output=True)
             elapsed.append(time.monotonic() - start)
             out.unlink()
         return 1000 * elapsed[-1] / SAMPLES
