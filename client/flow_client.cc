@@ -28,6 +28,7 @@ namespace {
 
 // Bytes of a request or reply beside its tensors.
 constexpr int64_t kEnvelopeBytes = 64 << 10;
+constexpr int64_t kMaxSide = int64_t{1} << 20;  // of an event: three multiply without overflow
 
 // Passes of images through a flow per chunk: one can take a large part of a second, and the next
 // answer is waited for only so long.
@@ -245,8 +246,10 @@ absl::StatusOr<PinnedModel> FlowClient::Pin(const v1::ModelSelector& selector) {
   BFLOW_ASSIGN_OR_RETURN(model.version, ChooseVersion(reply.model(), selector));
   model.info = std::move(*reply.mutable_model());
   model.limits = std::move(*reply.mutable_limits());
-  if (model.info.event_shape().empty() || model.EventValues() <= 0) {
-    return absl::InternalError("event_shape: the server gave none");
+  const auto& shape = model.info.event_shape();
+  if (shape.size() != (model.is_image() ? 3 : 2) ||
+      std::any_of(shape.begin(), shape.end(), [](int64_t d) { return d < 1 || d > kMaxSide; })) {
+    return absl::InternalError("event_shape: the server gave none that fits its architecture");
   }
   return model;
 }

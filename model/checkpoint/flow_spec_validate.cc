@@ -25,7 +25,10 @@ constexpr int64_t kMaxMatmulChannels = 4096;
 constexpr int64_t kMaxConv1x1Channels = 1024;  // a loader computes the determinant: C^3 steps
 constexpr int kMaxKernel = 255;
 constexpr int kMaxDilation = 4096;
+constexpr int64_t kAlwaysReached = 1024;  // time steps of a dilated convolution
 constexpr int kMaxRank = 1024;
+constexpr int64_t kMaxSpectrum = int64_t{1} << 26;    // complex numbers of a periodic convolution
+constexpr int64_t kMaxTapsSolved = int64_t{1} << 20;  // of an emerging convolution's inverse
 constexpr int kMaxWhiteningOrder = 256;
 constexpr int64_t kMaxTensors = 65536;  // of a model file
 
@@ -233,6 +236,12 @@ struct LayerChecker {
     BFLOW_RETURN_IF_ERROR(CheckRange(path + ".hidden", c.hidden, 1, kMaxHidden));
     BFLOW_RETURN_IF_ERROR(CheckKernel(c.kernel, kMaxKernel));
     BFLOW_RETURN_IF_ERROR(CheckRange(path + ".dilation", c.dilation, 1, kMaxDilation));
+    const int64_t reach = c.kernel / 2 * int64_t{c.dilation};
+    const int64_t most = std::max(shape.height, kAlwaysReached);  // what lies beyond is padding
+    if (reach > most) {
+      return Fault(path + ".dilation",
+                   absl::StrCat("reaches ", reach, " steps to either side, at most ", most));
+    }
     return CheckHalves();
   }
   absl::Status operator()(const Conv2dCouplingSpec& c) {
@@ -243,11 +252,13 @@ struct LayerChecker {
   }
   absl::Status operator()(const EmergingConvSpec& c) {
     tensors = 4;
-    return CheckKernel(c.kernel, kMaxKernel);
+    BFLOW_RETURN_IF_ERROR(CheckKernel(c.kernel, kMaxKernel));
+    return CheckMost("H W kernel^2", shape.positions() * c.kernel * c.kernel, kMaxTapsSolved);
   }
   absl::Status operator()(const PeriodicConvSpec& c) {
     tensors = 1;
-    return CheckKernel(c.kernel, std::min(shape.height, shape.width));
+    BFLOW_RETURN_IF_ERROR(CheckKernel(c.kernel, std::min(shape.height, shape.width)));
+    return CheckMost("H W C^2", shape.size() * shape.channels, kMaxSpectrum);
   }
   absl::Status operator()(const WoodburySpec& w) {
     tensors = 4;
@@ -269,6 +280,14 @@ struct LayerChecker {
   absl::Status CheckKernel(int kernel, int64_t max) const {
     BFLOW_RETURN_IF_ERROR(CheckRange(path + ".kernel", kernel, 1, max));
     return kernel % 2 == 1 ? absl::OkStatus() : Fault(path + ".kernel", "expected an odd number");
+  }
+  absl::Status CheckMost(const char* what, int64_t value, int64_t most) const {
+    if (shape.channels > kMaxConv1x1Channels) {
+      return Fault(path, absl::StrCat("acts on ", shape.channels, " channels, at most ",
+                                      kMaxConv1x1Channels));
+    }
+    if (value <= most) return absl::OkStatus();
+    return Fault(path, absl::StrCat(what, " is ", value, ", at most ", most));
   }
   absl::Status CheckHalves() const {
     if (shape.channels % 2 == 0) return absl::OkStatus();

@@ -42,7 +42,11 @@ void Codes(const FlowSpec& spec, std::span<const T> x, std::span<float> codes) {
   for (size_t d = 0; d < x.size(); ++d) {
     const ChannelSpec& channel = spec.channels[d / run % spec.channels.size()];
     const double above_lo = (static_cast<double>(x[d]) + 1) / 2 * (channel.hi - channel.lo);
-    const double v = channel.lo + channel.step * std::floor(above_lo / channel.step);
+    double steps = std::floor(above_lo / channel.step);
+    if (spec.is_image()) {  // the largest pixel of fewer bits is not the largest input
+      steps = std::min(steps, std::floor((channel.input_max - channel.lo) / channel.step));
+    }
+    const double v = channel.lo + channel.step * steps;
     codes[d] = static_cast<float>(std::clamp(v, channel.input_min, channel.input_max));
   }
 }

@@ -30,7 +30,8 @@ void ScaleEvent(const FlowSpec& spec, std::span<const float> codes, CodeNoise no
 void ScaleEvent(const FlowSpec& spec, std::span<const float> codes, CodeNoise noise, uint64_t seed,
                 uint64_t row, uint32_t draw, std::span<double> x);
 
-// Inverse for samples: codes on the grid lo + k step, clamped to input_min .. input_max.
+// Inverse for samples: codes on the grid lo + k step, clamped to input_min .. input_max (of an
+// image to the grid's values in there).
 void CodesFromScaled(const FlowSpec& spec, std::span<const float> x, std::span<float> codes);
 void CodesFromScaled(const FlowSpec& spec, std::span<const double> x, std::span<float> codes);
 

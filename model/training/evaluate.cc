@@ -12,6 +12,8 @@
 namespace bflow {
 namespace {
 
+constexpr int64_t kRowsBetweenLooks = 256;  // at the stop flag: seconds of a large image flow
+
 // log mean_k exp(values_k)
 double LogMeanExp(const std::vector<double>& values) {
   const double most = *std::max_element(values.begin(), values.end());
@@ -35,17 +37,30 @@ void PrintLine(const char* name, const std::string& text) {
 }  // namespace
 
 absl::StatusOr<TestFigures> EvaluateDraws(Flow& flow, const std::vector<float>& codes, int64_t rows,
-                                          uint64_t seed, int64_t draws) {
+                                          uint64_t seed, int64_t draws,
+                                          const std::atomic<bool>* stop) {
   TestFigures figures;
-  figures.rows = rows;
   figures.draws = flow.spec().quantised() ? draws : 1;
-  const HostBatch batch{rows, codes};
   const Noise noise = EvaluationNoise(flow.spec(), seed);
-  std::vector<std::vector<double>> log_prob(static_cast<size_t>(rows));
-  for (int64_t draw = 0; draw < figures.draws; ++draw) {
-    BFLOW_ASSIGN_OR_RETURN(const PassResult pass,
-                           RunPass(flow, batch, noise, static_cast<uint32_t>(draw), PassOptions{}));
-    for (size_t row = 0; row < log_prob.size(); ++row) log_prob[row].push_back(pass.log_prob[row]);
+  const int64_t size = flow.spec().event_size();
+  std::vector<std::vector<double>> log_prob;
+  while (figures.rows < rows && (stop == nullptr || !stop->load())) {
+    const int64_t begin = figures.rows, count = std::min(kRowsBetweenLooks, rows - begin);
+    const HostBatch batch{count,
+                          {codes.begin() + begin * size, codes.begin() + (begin + count) * size}};
+    Noise of_rows = noise;
+    of_rows.row_offset += static_cast<uint64_t>(begin);
+    log_prob.resize(static_cast<size_t>(begin + count));
+    for (int64_t draw = 0; draw < figures.draws; ++draw) {
+      BFLOW_ASSIGN_OR_RETURN(
+          const PassResult pass,
+          RunPass(flow, batch, of_rows, static_cast<uint32_t>(draw), PassOptions{}));
+      for (int64_t row = 0; row < count; ++row) {
+        log_prob[static_cast<size_t>(begin + row)].push_back(
+            pass.log_prob[static_cast<size_t>(row)]);
+      }
+    }
+    figures.rows += count;
   }
   double sum = 0, weighted = 0;
   for (const std::vector<double>& of_row : log_prob) {
@@ -58,7 +73,8 @@ absl::StatusOr<TestFigures> EvaluateDraws(Flow& flow, const std::vector<float>& 
     sum += mean;
     weighted += LogMeanExp(of_row);
   }
-  const double values = static_cast<double>((rows - figures.not_finite) * flow.spec().event_size());
+  const double values =
+      static_cast<double>((figures.rows - figures.not_finite) * flow.spec().event_size());
   const double nan = std::numeric_limits<double>::quiet_NaN();
   figures.nll = values > 0 ? -sum / values : nan;
   figures.importance_weighted_nll = values > 0 ? -weighted / values : nan;

@@ -2,6 +2,7 @@
 #ifndef BFLOW_MODEL_TRAINING_EVALUATE_H_
 #define BFLOW_MODEL_TRAINING_EVALUATE_H_
 
+#include <atomic>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -15,9 +16,11 @@
 namespace bflow {
 
 // Of `rows` events (codes) with draws 0 .. draws - 1 of the noise of `seed`; draw 0 is MeanNll's. A
-// flow that is not quantised takes no noise, and one draw. Errors: those of RunPass.
+// flow that is not quantised takes no noise, and one draw. Once `stop` (may be null) is set, the
+// figures are those of the events done by then. Errors: those of RunPass.
 absl::StatusOr<TestFigures> EvaluateDraws(Flow& flow, const std::vector<float>& codes, int64_t rows,
-                                          uint64_t seed, int64_t draws);
+                                          uint64_t seed, int64_t draws,
+                                          const std::atomic<bool>* stop = nullptr);
 
 struct RunSummary {
   std::string model;

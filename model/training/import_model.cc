@@ -1,6 +1,5 @@
 #include "model/training/import_model.h"
 
-#include <algorithm>
 #include <cstdio>
 #include <memory>
 #include <string>
@@ -22,13 +21,7 @@
 namespace bflow {
 namespace {
 
-constexpr int64_t kRows = 16;
 constexpr uint64_t kRowsSeed = 1;
-
-int64_t RowCount(const FlowSpec& spec) {
-  const int64_t row_bytes = spec.event_size() * static_cast<int64_t>(sizeof(float));
-  return std::clamp<int64_t>(kMaxSelfTestBytes / 2 / row_bytes, 1, kRows);
-}
 
 // Samples of the model itself: for rows unlike its data log p may be anything.
 absl::StatusOr<SelfTest> DrawSelfTest(FlowSpec spec, const SafetensorsFile& tensors) {
@@ -36,10 +29,11 @@ absl::StatusOr<SelfTest> DrawSelfTest(FlowSpec spec, const SafetensorsFile& tens
   BFLOW_ASSIGN_OR_RETURN(const std::shared_ptr<Flow> flow,
                          Flow::Load(spec, tensors, /*dtype=*/at::kDouble));
   SampleOptions options;
-  options.rows = RowCount(spec);
+  options.rows = SelfTestRowCount(spec);
   options.seed = kRowsSeed;
   options.codes = spec.quantised();
-  BFLOW_ASSIGN_OR_RETURN(SampleResult drawn, DrawSamples(*flow, options, /*slice_rows=*/kRows));
+  BFLOW_ASSIGN_OR_RETURN(SampleResult drawn,
+                         DrawSamples(*flow, options, /*slice_rows=*/options.rows));
   return MakeSelfTest(*flow, /*calibration=*/nullptr, {options.rows, std::move(drawn.samples)});
 }
 

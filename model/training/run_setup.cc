@@ -69,6 +69,10 @@ absl::StatusOr<FlowSpec> MakeSpec(const Preset& preset, const std::optional<Flow
   FlowSpec spec;
   if (from_file) {
     spec = *from_file;
+    if (!spec.quantised()) {
+      return absl::InvalidArgumentError(
+          "--spec: dequantisation: expected \"uniform\", records and images are codes");
+    }
     if (spec.is_image() && spec.event_shape != shape) {
       return absl::InvalidArgumentError(
           absl::StrCat("--spec: event_shape: [", absl::StrJoin(spec.event_shape, ", "),

@@ -23,12 +23,10 @@
 namespace bflow {
 namespace {
 
-constexpr int64_t kSelfTestRows = 16;
-
-HostBatch SelfTestRows(const TrainingEvents& data) {
+HostBatch SelfTestRows(const FlowSpec& spec, const TrainingEvents& data) {
   HostBatch batch;
   for (DataPart part : {DataPart::kCalibration, DataPart::kValidation, DataPart::kTrain}) {
-    batch.values = data.Gather(part, true, kSelfTestRows, &batch.rows);
+    batch.values = data.Gather(part, true, SelfTestRowCount(spec), &batch.rows);
     if (batch.rows > 0) break;
   }
   return batch;
@@ -133,13 +131,19 @@ absl::Status SaveModel(FileSystem& files, const std::string& version_directory, 
   CheckpointToWrite checkpoint;
   BFLOW_ASSIGN_OR_RETURN(
       checkpoint.self_test,
-      MakeSelfTest(flow, calibration ? &*calibration : nullptr, SelfTestRows(data)));
+      MakeSelfTest(flow, calibration ? &*calibration : nullptr, SelfTestRows(flow.spec(), data)));
   checkpoint.spec = flow.spec();
   checkpoint.tensors = tensors.tensors;
   checkpoint.calibration = calibration;
   checkpoint.card = ModelCard(run, flow.spec(), data, calibration);
   checkpoint.producer = absl::StrCat("bflow-train ", kVersion);
   return WriteCheckpoint(files, version_directory, checkpoint);
+}
+
+int64_t SelfTestRowCount(const FlowSpec& spec) {
+  constexpr int64_t kRows = 16;
+  const int64_t row_bytes = spec.event_size() * static_cast<int64_t>(sizeof(float));
+  return std::clamp<int64_t>(kMaxSelfTestBytes / 2 / row_bytes, 1, kRows);
 }
 
 bool IsCheckpointOf(const std::string& version_directory, const std::string& fingerprint) {

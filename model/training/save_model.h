@@ -66,6 +66,9 @@ bool IsCheckpointOf(const std::string& version_directory, const std::string& fin
 // The smallest version above every version folder of the model, complete or not.
 int64_t NextFreeVersion(const std::string& repository, const std::string& model);
 
+// Rows of a self-test: 16, fewer where they would fill more than half of what its file may hold.
+int64_t SelfTestRowCount(const FlowSpec& spec);
+
 }  // namespace bflow
 
 #endif  // BFLOW_MODEL_TRAINING_SAVE_MODEL_H_

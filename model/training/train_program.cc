@@ -238,12 +238,14 @@ int Run::Train() {
 }
 
 absl::Status Run::EvaluateTest(RunDescription* run) {
+  if (outcome_.end == TrainingEnd::kInterrupted) return absl::OkStatus();  // whoever waits, waits
   int64_t rows = 0;
   const std::vector<float> test =
       data_->Gather(DataPart::kTest, false, data_->Count(DataPart::kTest), &rows);
   if (rows == 0) return absl::OkStatus();
   const int64_t draws = options_.draws.value_or(spec_.is_image() ? kImageDraws : 1);
-  BFLOW_ASSIGN_OR_RETURN(run->test, EvaluateDraws(*flow_, test, rows, options_.seed, draws));
+  BFLOW_ASSIGN_OR_RETURN(run->test,
+                         EvaluateDraws(*flow_, test, rows, options_.seed, draws, &stop_));
   return absl::OkStatus();
 }
 

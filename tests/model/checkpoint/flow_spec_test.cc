@@ -170,6 +170,8 @@ TEST(FlowSpecTest, RefusesNamingThePath) {
       {"/levels/0/blocks/0/0/kind", "\"conv1x1\"", "conv1x1 is a layer of images only"},
       {"/levels/0/blocks/0/3", "{\"kind\":\"conv1d_coupling\",\"kernel\":4}",
        "levels[0].blocks[0][3].kernel: expected an odd"},
+      {"/levels/0/blocks/0/3", "{\"kind\":\"conv1d_coupling\",\"dilation\":4096}",
+       "levels[0].blocks[0][3].dilation: reaches 8192 steps"},
       {"/levels/0/blocks/0/2/flatten", "\"hwc\"", "levels[0].blocks[0][2].flatten: is for images"},
       {"/levels", "[]", "number of levels"},
       {"/levels/0/squeeze", "3", "levels[0].squeeze: is 3"},
@@ -279,6 +281,19 @@ TEST(FlowSpecTest, TheBaselinesStandWhereTheButterflyDoes) {
     if (tensor.name.starts_with("levels.0.blocks.2.2.")) names.push_back(tensor.name.substr(20));
   }
   EXPECT_THAT(names, ElementsAre("channel.left", "channel.right", "spatial.left", "spatial.right"));
+  spec.event_shape = {3, 1024, 1024};
+  EXPECT_THAT(std::string(ValidateFlowSpec(spec).message()),
+              HasSubstr("levels[0].blocks[0][2]: H W kernel^2 is 6553600, at most 1048576"));
+  spec.levels[0].blocks[0].erase(spec.levels[0].blocks[0].begin() + 2);
+  spec.event_shape = {12, 512, 512};
+  spec.channels.clear();
+  for (int c = 0; c < 12; ++c) {
+    spec.channels.emplace_back();
+    spec.channels.back().name = std::string(1, static_cast<char>('a' + c));
+  }
+  EXPECT_THAT(std::string(ValidateFlowSpec(spec).message()),
+              HasSubstr("levels[0].blocks[1][2]: H W C^2 is 150994944, at most 67108864"));
+  spec = *parsed;
   std::get<PeriodicConvSpec>(spec.levels[0].blocks[1][2]).kernel = 17;
   EXPECT_THAT(std::string(ValidateFlowSpec(spec).message()),
               HasSubstr("levels[0].blocks[1][2].kernel: is 17, expected 1 to 16"));

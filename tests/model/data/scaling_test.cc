@@ -122,6 +122,8 @@ TEST(ScalingTest, ALargerStepKeepsFewerBitsOfAPixel) {
     EXPECT_EQ(back[v], static_cast<float>(8 * reduced)) << v;
   }
   EXPECT_DOUBLE_EQ(spec.code_unit_offset_nats(), 256 * std::log(16.0));
+  CodesFromScaled(spec, std::vector<float>(256, 1.5f), back);
+  EXPECT_EQ(back, std::vector<float>(256, 248.0f)) << "a sample is a multiple of the step";
   // Real values have their noise already.
   pixels.assign(256, 100.75f);
   ScaleEvent(spec, pixels, CodeNoise::kNone, 0, 0, 0, x);

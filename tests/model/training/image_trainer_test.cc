@@ -1,5 +1,6 @@
 // A training of images in this process: initialisation, resuming at every step, the butterflies'
 // own rate, the precision of the convolutions, the figures of the test part, pictures.
+#include <atomic>
 #include <cmath>
 #include <numbers>
 #include <string>
@@ -220,6 +221,9 @@ TEST_F(ImageTrainerTest, TheFiguresOfTheTestPartByHand) {
   double weighted = 0;
   for (size_t r = 0; r < 5; ++r) weighted -= (anchor[r] + std::log(likelihoods[r])) / 5 / 64;
   const TestFigures figures = *EvaluateDraws(*seen.flow, codes, rows, options_.seed, 8);
+  EXPECT_EQ(figures.rows, rows);
+  const std::atomic<bool> stop = true;
+  EXPECT_EQ(EvaluateDraws(*seen.flow, codes, rows, options_.seed, 8, &stop)->rows, 0);
   EXPECT_NEAR(figures.nll, mean, 1e-6);
   EXPECT_NEAR(figures.importance_weighted_nll, weighted, 1e-6);
   EXPECT_LT(figures.importance_weighted_nll, figures.nll);
