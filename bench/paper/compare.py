@@ -20,7 +20,8 @@ All with the same steps, batches, seed, cosine schedule, draws of the noise and 
 Prints a table (and writes it to OUT/NAME.md and, as numbers, OUT/NAME-LAYER.json): test bits per dimension of images, nats
 per sample in converter steps of waveforms (mean of 8 draws of the noise, and the importance-weighted bound), trained
 parameters (and those of LAYER), seconds per training step, milliseconds per sample (64 samples from bflow-server, the
-second of two calls), largest resident memory of the training. --permuted puts one fixed permutation of all pixels in front
+second of two calls), largest resident memory of the training. --hidden=0 leaves
+the couplings out: linear flows. --permuted puts one fixed permutation of all pixels in front
 of every chain: the pixels' neighbourhoods are gone, and a layer must find them again; butterflies then start from random
 rotations, as in the paper. Trained models stay in OUT/models; a run whose model is there is not repeated.
 """
@@ -69,8 +70,8 @@ def image_spec(layer, options):
         between = mixing(layer, options.factors - level, c * h * w)
 
         def step(hidden):
-            coupling = {"kind": "conv2d_coupling", "hidden": hidden}
-            return [{"kind": "act_norm"}, {"kind": "conv1x1"}, *between, coupling]
+            coupling = [{"kind": "conv2d_coupling", "hidden": hidden}] if hidden > 0 else []
+            return [{"kind": "act_norm"}, {"kind": "conv1x1"}, *between, *coupling]
 
         last = level + 1 == options.levels
         entry = {"squeeze": 2, "blocks": [step(options.hidden)] * options.blocks, "split": not last}
@@ -211,7 +212,7 @@ def train(layer, options):
         "parameters": total,
         "layer_parameters": mixed,
         "seconds_per_step": seconds / options.steps,
-        "ms_per_sample": sampling_ms(options, models, name),
+        "ms_per_sample": None if options.no_samples else sampling_ms(options, models, name),
         "memory_mib": memory,
         "spec": spec,
         "budget": budget,
@@ -226,9 +227,10 @@ def table(results, unit):
         "|---|---|---|---|---|---|---|",
     ]
     for r in results:
+        sampling = "-" if r["ms_per_sample"] is None else f"{r['ms_per_sample']:.1f}"
         lines.append(
             f"| {r['layer']} | {r['nll']:.4f} | {r['importance_weighted']:.4f} | {r['parameters']:,} "
-            f"({r['layer_parameters']:,}) | {r['seconds_per_step']:.3f} | {r['ms_per_sample']:.1f} | {r['memory_mib']:.0f} |"
+            f"({r['layer_parameters']:,}) | {r['seconds_per_step']:.3f} | {sampling} | {r['memory_mib']:.0f} |"
         )
     return "\n".join(lines)
 
@@ -249,6 +251,7 @@ def main():
     parser.add_argument("--train_fraction", type=float, default=0.8)
     parser.add_argument("--learning_rate", type=float, default=1e-3)
     parser.add_argument("--device", default="cpu", help="of the training; samples are drawn on the CPU")
+    parser.add_argument("--no_samples", action="store_true", help="leave the time per sample out")
     parser.add_argument("--bin", type=pathlib.Path, default=pathlib.Path("build/release/bin"))
     options = parser.parse_args()
     if (options.shape is None) == (options.signals is None):
