@@ -49,8 +49,8 @@ VariationalDequantizationLayer::VariationalDequantizationLayer(
     at::ScalarType dtype)
     : grid_(shape), is_image_(shape.is_image), dtype_(dtype) {
   const int64_t channels = shape.channels;
-  mean_ = register_buffer("mean", at::zeros({channels}, dtype));
-  log_scale_ = register_buffer("log_scale", at::zeros({channels}, dtype));
+  mean_ = register_parameter("mean", at::zeros({channels}, dtype));
+  log_scale_ = register_parameter("log_scale", at::zeros({channels}, dtype));
   auto net = register_module("net", std::make_shared<torch::nn::Module>("net"));
   int64_t width = is_image_ ? channels : 2 * channels;
   for (size_t n = 0; n <= spec.dilations.size(); ++n) {
@@ -99,7 +99,7 @@ at::Tensor VariationalDequantizationLayer::Convolve(const at::Tensor& h, size_t 
   if (!h.is_cpu()) return at::conv1d(h, c.weight, c.bias, /*stride=*/1, padding, c.dilation);
   // What conv1d runs on the CPU depends on the number of rows; this takes them one by one.
   return at::slow_conv_dilated2d(h.unsqueeze(2), c.weight.unsqueeze(2), {1, taps}, c.bias,
-                                 /*stride=*/1, {0, padding}, {1, c.dilation})
+                                 /*stride=*/{1, 1}, {0, padding}, {1, c.dilation})
       .squeeze(2);
 }
 

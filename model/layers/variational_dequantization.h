@@ -22,10 +22,10 @@ namespace bflow {
 
 // Parameters: net.N.{weight,bias}, N = 0 .. dilations, weights [out, in, taps] or [out, in, taps,
 // taps], drawn uniform within +-1/sqrt(values that an output sees); those of the last convolution
-// start as 0, so that the layer starts as the identity. Buffers: mean, log_scale [C], of the codes
-// of the first batch in the scaled unit (0 before InitialiseFrom). The net computes in the dtype of
-// the parameters, the rest in float64. Forward and Inverse take x of any dtype and return float64.
-// A row's result does not depend on the batch on the CPU for waveforms; images: as their
+// start as 0, so that the layer starts as the identity. mean, log_scale [C], which normalise the
+// codes, start as those of the first batch (0 before InitialiseFrom). The net computes in the dtype
+// of the parameters, the rest in float64. Forward and Inverse take x of any dtype and return
+// float64. A row's result does not depend on the batch on the CPU for waveforms; images: as their
 // convolutions (model/scoring/window_features.h).
 class VariationalDequantizationLayer : public Bijector {
  public:
