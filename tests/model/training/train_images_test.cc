@@ -158,6 +158,25 @@ TEST_F(TrainImagesTest, TrainsAndWritesAModelThatScores) {
   EXPECT_THAT(out_, HasSubstr(absl::StrFormat("test         %.3f", bits_per_dim(mean))));
 }
 
+TEST_F(TrainImagesTest, TrainsTheDequantisationWithTheFlow) {
+  ASSERT_EQ(Train({"--dequantisation=variational", "--steps=20", "--calibration_fraction=0.2"}), 0)
+      << err_;
+  const Checkpoint checkpoint = *ReadCheckpoint(Version(1));
+  ASSERT_EQ(checkpoint.spec.pre.size(), 1u);
+  const auto& layer = std::get<VariationalDequantizationSpec>(checkpoint.spec.pre[0]);
+  EXPECT_EQ(layer.kernel, 3);
+  const std::unique_ptr<Scorer> scorer = *MakeFlowScorer(checkpoint);
+  const SelfTest& expected = checkpoint.self_test;
+  const AnomalyResult result = *scorer->Anomaly({expected.rows, expected.x}, {});
+  for (size_t i = 0; i < expected.log_prob.size(); ++i) {
+    EXPECT_TRUE(Reproduces(result.log_prob[i], expected.log_prob[i], kSelfTestRtol));
+    EXPECT_TRUE(Reproduces(result.score[i], expected.score[i], kSelfTestRtol));
+  }
+  SampleOptions options;
+  options.rows = 2;
+  for (const float code : scorer->Sample(options)->samples) EXPECT_EQ(code, std::floor(code));
+}
+
 TEST_F(TrainImagesTest, TheSameSeedGivesTheSameWeights) {
   for (const char* seed : {"--seed=4", "--seed=4", "--seed=5"}) {
     ASSERT_EQ(Train({"--steps=4", "--augmentation=crop", seed}), 0) << err_;
