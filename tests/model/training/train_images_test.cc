@@ -174,7 +174,8 @@ TEST_F(TrainImagesTest, TrainsTheDequantisationWithTheFlow) {
   }
   SampleOptions options;
   options.rows = 2;
-  for (const float code : scorer->Sample(options)->samples) EXPECT_EQ(code, std::floor(code));
+  const SampleResult sample = *scorer->Sample(options);
+  for (const float code : sample.samples) EXPECT_EQ(code, std::floor(code));
 }
 
 TEST_F(TrainImagesTest, TheSameSeedGivesTheSameWeights) {
@@ -186,8 +187,9 @@ TEST_F(TrainImagesTest, TheSameSeedGivesTheSameWeights) {
 }
 
 TEST_F(TrainImagesTest, AnInterruptedRunGoesOnToTheSameBits) {
-  const std::vector<std::string> settings = {"--preset=cifar10-permuted", "--augmentation=crop",
-                                             "--bits=5", "--steps=60", "--checkpoint_every=5"};
+  const std::vector<std::string> settings = {
+      "--preset=cifar10-permuted", "--augmentation=crop",         "--bits=5", "--steps=60",
+      "--checkpoint_every=5",      "--dequantisation=variational"};
   data_ = kColourImages;
   std::vector<std::string> whole = settings, cut = settings;
   whole.push_back("--model=whole");
@@ -209,7 +211,8 @@ TEST_F(TrainImagesTest, AnInterruptedRunGoesOnToTheSameBits) {
   EXPECT_THAT(err_, HasSubstr("going on after step"));
   EXPECT_EQ(Weights(2), Weights(1, "whole"));
   const FlowSpec spec = ReadCheckpoint(Version(2))->spec;
-  EXPECT_TRUE(std::holds_alternative<PermutationSpec>(spec.pre.at(0)));
+  EXPECT_EQ(LayerKind(spec.pre.at(0)), "variational_dequantisation");
+  EXPECT_TRUE(std::holds_alternative<PermutationSpec>(spec.pre.at(1)));
   EXPECT_EQ(spec.channels[0].step, 8);
 }
 
