@@ -5,6 +5,7 @@
 #include <string>
 #include <utility>
 
+#include "ATen/CPUGeneratorImpl.h"
 #include "ATen/TensorOperators.h"
 #include "ATen/ops/asinh.h"
 #include "ATen/ops/cat.h"
@@ -44,6 +45,8 @@ VariationalDequantizationLayer::VariationalDequantizationLayer(
     const VariationalDequantizationSpec& spec, const LevelShape& shape, at::Generator& generator,
     at::ScalarType dtype)
     : grid_(shape), is_image_(shape.is_image), dtype_(dtype) {
+  // Of its own, so that the flow behind starts as it does without the layer.
+  at::Generator own = at::make_generator<at::CPUGeneratorImpl>(~generator.current_seed());
   const int64_t channels = shape.channels;
   mean_ = register_parameter("mean", at::zeros({channels}, dtype));
   log_scale_ = register_parameter("log_scale", at::zeros({channels}, dtype));
@@ -59,7 +62,7 @@ VariationalDequantizationLayer::VariationalDequantizationLayer(
     const int64_t seen = width * taps * (is_image_ ? taps : 1);
     const double bound = last ? 0 : 1 / std::sqrt(static_cast<double>(seen));
     const auto start = [&](at::IntArrayRef of) {
-      return ((at::rand(of, generator, at::kDouble) * 2 - 1) * bound).to(dtype);
+      return ((at::rand(of, own, at::kDouble) * 2 - 1) * bound).to(dtype);
     };
     Convolution& convolution = net_.emplace_back();
     convolution.weight = module->register_parameter("weight", start(sizes));

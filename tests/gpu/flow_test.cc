@@ -19,6 +19,8 @@ namespace {
 FlowSpec NamedSpec(const std::string& name, bool quantised) {
   if (name == "TinyHeavy") return TinyHeavySpec(quantised);
   if (name == "TinyImage") return TinyImageSpec();
+  if (name == "Dequantised") return Dequantised(TinyHeavySpec());
+  if (name == "DequantisedImage") return Dequantised(TinyImageSpec());
   FlowSpec spec = TinySpec(quantised);
   if (name == "Tiny") return spec;
   spec.event_shape = {1024, 2};
@@ -119,6 +121,8 @@ TEST_P(GpuScorer, ScoresAsOnTheCpu) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Specs, GpuScorer, kNames, NameOf);
+INSTANTIATE_TEST_SUITE_P(CodeSpecs, GpuScorer, ::testing::Values("Dequantised", "DequantisedImage"),
+                         NameOf);
 
 }  // namespace
 }  // namespace bflow::testing
