@@ -47,7 +47,10 @@ Conv2dCouplingLayer::Conv2dCouplingLayer(int64_t channels, int64_t hidden, at::G
 
 at::Tensor Conv2dCouplingLayer::Weight(const Convolution& c) {
   if (c.frozen_weight.defined()) return c.frozen_weight;
-  return at::_weight_norm(c.direction, c.gain.view({-1, 1, 1, 1}), 0);
+  const at::Tensor gain = c.gain.view({-1, 1, 1, 1});
+  // In one kernel, which on a GPU is exact to single precision only whatever the type.
+  if (c.direction.scalar_type() == at::kFloat) return at::_weight_norm(c.direction, gain, 0);
+  return c.direction * (gain / DirectionNorms(c.direction).view({-1, 1, 1, 1}));
 }
 
 std::array<at::Tensor, 2> Conv2dCouplingLayer::Net(const at::Tensor& z1) const {
