@@ -130,6 +130,22 @@ class TensorLister {
     Tensor("head_log_scale", {head}, TensorRule::kLog);
   }
 
+  void Add(const VariationalDequantizationSpec& spec, const LevelShape& shape) {
+    const int64_t c = shape.channels;
+    Tensor("mean", {c});
+    Tensor("log_scale", {c}, TensorRule::kLog);
+    int64_t width = shape.is_image ? c : 2 * c;
+    for (size_t n = 0; n <= spec.dilations.size(); ++n) {
+      const bool last = n == spec.dilations.size();
+      const int64_t taps = last ? 1 : spec.kernel;
+      std::vector<int64_t> weight = {last ? 2 * c : spec.hidden, width, taps};
+      if (shape.is_image) weight.push_back(taps);
+      width = weight[0];
+      Tensor(absl::StrCat("net.", n, ".weight"), std::move(weight));
+      Tensor(absl::StrCat("net.", n, ".bias"), {width});
+    }
+  }
+
   // The Student-t base of a level's latents.
   void AddBase(int64_t latent_channels) {
     Tensor("log_degrees", {latent_channels}, TensorRule::kLog);
@@ -165,6 +181,9 @@ std::string_view LayerKind(const LayerSpec& layer) {
         if constexpr (std::is_same_v<T, PermutationSpec>) return "permutation";
         if constexpr (std::is_same_v<T, LogitSpec>) return "logit";
         if constexpr (std::is_same_v<T, WhiteningSpec>) return "whitening";
+        if constexpr (std::is_same_v<T, VariationalDequantizationSpec>) {
+          return "variational_dequantisation";
+        }
       },
       layer);
 }
@@ -175,8 +194,25 @@ bool IsCoupling(const LayerSpec& layer) {
          std::holds_alternative<Conv2dCouplingSpec>(layer);
 }
 
-bool HasWhitening(const FlowSpec& spec) {
-  return !spec.pre.empty() && std::holds_alternative<WhiteningSpec>(spec.pre.front());
+bool IsOnCodes(const LayerSpec& layer) {
+  return std::holds_alternative<VariationalDequantizationSpec>(layer);
+}
+
+bool ComputesInDouble(const LayerSpec& layer) {
+  return IsOnCodes(layer) || std::holds_alternative<WhiteningSpec>(layer);
+}
+
+std::optional<size_t> WhiteningIndex(const FlowSpec& spec) {
+  for (size_t k = 0; k < spec.pre.size(); ++k) {
+    if (std::holds_alternative<WhiteningSpec>(spec.pre[k])) return k;
+  }
+  return std::nullopt;
+}
+
+bool HasWhitening(const FlowSpec& spec) { return WhiteningIndex(spec).has_value(); }
+
+bool NeedsDoubleInput(const FlowSpec& spec) {
+  return std::any_of(spec.pre.begin(), spec.pre.end(), ComputesInDouble);
 }
 
 std::vector<NamedBlock> BlocksOf(const LevelSpec& level) {
@@ -223,6 +259,7 @@ LevelShape EventLevelShape(const FlowSpec& spec) {
   shape.channels = spec.channel_count();
   shape.height = shape.is_image ? spec.event_shape[1] : spec.time_steps();
   shape.width = shape.is_image ? spec.event_shape[2] : 1;
+  if (spec.quantised()) shape.channels_of_event = spec.channels;
   return shape;
 }
 
@@ -236,6 +273,7 @@ LevelShape ShapeAtLevel(const FlowSpec& spec, size_t level) {
 }
 
 LevelShape Squeezed(LevelShape shape, int squeeze) {
+  shape.channels_of_event.clear();
   shape.height /= squeeze;
   shape.channels *= squeeze;
   if (shape.is_image) {

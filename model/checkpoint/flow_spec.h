@@ -4,7 +4,9 @@
 #ifndef BFLOW_MODEL_CHECKPOINT_FLOW_SPEC_H_
 #define BFLOW_MODEL_CHECKPOINT_FLOW_SPEC_H_
 
+#include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <variant>
@@ -133,18 +135,36 @@ struct WhiteningSpec {
   int order = 16;
 };
 
-using LayerSpec =
-    std::variant<ActNormSpec, LuMatmulSpec, Conv1x1Spec, ButterflySpec, AffineCouplingSpec,
-                 Conv1dCouplingSpec, Conv2dCouplingSpec, EmergingConvSpec, PeriodicConvSpec,
-                 WoodburySpec, PermutationSpec, LogitSpec, WhiteningSpec>;
+// Of codes. Moves the noise u of a value inside its code's cell, by a net on the codes k alone: u'
+// = sigmoid(4 m + exp(3 tanh(l / 3)) logit u). The net: for each dilation a convolution of `hidden`
+// channels and an ELU, then one of a single tap to (m, l), C channels each; zero padding to the
+// same length (waveform) or to the same height and width (image, square kernels). It sees the codes
+// normalised by `mean` and `log_scale`, of a waveform after their differences asinh(2 (k[t] -
+// k[t-1])). Parameters: net.N.{weight,bias}, N = 0 .. dilations.size(). Buffers: mean, log_scale
+// [C].
+struct VariationalDequantizationSpec {
+  int hidden = 24;
+  int kernel = 5;  // odd
+  std::vector<int> dilations = {1, 2, 4, 8};
+};
+
+using LayerSpec = std::variant<ActNormSpec, LuMatmulSpec, Conv1x1Spec, ButterflySpec,
+                               AffineCouplingSpec, Conv1dCouplingSpec, Conv2dCouplingSpec,
+                               EmergingConvSpec, PeriodicConvSpec, WoodburySpec, PermutationSpec,
+                               LogitSpec, WhiteningSpec, VariationalDequantizationSpec>;
 
 // The JSON word: "act_norm", "lu_matmul", "conv1x1", "butterfly", "affine_coupling",
 // "conv1d_coupling", "conv2d_coupling", "emerging_conv", "periodic_conv", "woodbury",
-// "permutation", "logit", "whitening".
+// "permutation", "logit", "whitening", "variational_dequantisation".
 std::string_view LayerKind(const LayerSpec& layer);
 
 // Its log-determinant depends on the data: a feature of the anomaly score.
 bool IsCoupling(const LayerSpec& layer);
+
+// Takes codes with their noise, and returns such: nothing but such layers may stand before it.
+bool IsOnCodes(const LayerSpec& layer);
+// Computes in float64 whatever the type of the flow, and should get float64.
+bool ComputesInDouble(const LayerSpec& layer);
 
 // squeeze s: waveform [T, C] -> [T / s, C s], image [C, H, W] -> [C s^2, H / s, W / s]; blocks of
 // layers, then `prior` (another block, may be empty); `split`: the first half of the channels goes
@@ -157,8 +177,12 @@ struct LevelSpec {
 };
 
 struct FlowSpec;
-// Its first layer is a WhiteningSpec.
+// The WhiteningSpec of `pre`, of which it has at most one: its place and whether there is one.
+std::optional<size_t> WhiteningIndex(const FlowSpec& spec);
 bool HasWhitening(const FlowSpec& spec);
+// A layer of `pre` would see the rounding of its input to float32: residuals of whitening are small
+// differences, codes must be found again.
+bool NeedsDoubleInput(const FlowSpec& spec);
 
 // The blocks of a level in the order of application, `prior` last where there is one.
 struct NamedBlock {
@@ -203,6 +227,9 @@ struct LevelShape {
   int64_t height = 1;  // time steps of a waveform
   int64_t width = 1;   // 1 for a waveform
   bool is_image = false;
+  // The channels of the event, for layers on its codes: of a quantised flow, before the first
+  // squeeze; else empty.
+  std::vector<ChannelSpec> channels_of_event = {};
   int64_t positions() const { return height * width; }
   int64_t size() const { return positions() * channels; }
 };

@@ -124,6 +124,12 @@ absl::Status ReadFields(const std::string& kind, ObjectReader& reader, LayerSpec
     reader.Read("rank", &Become<WoodburySpec>(layer)->rank, kOptional);
   } else if (kind == "whitening") {
     reader.Read("order", &Become<WhiteningSpec>(layer)->order, kOptional);
+  } else if (kind == "variational_dequantisation") {
+    VariationalDequantizationSpec* const dequantization =
+        Become<VariationalDequantizationSpec>(layer);
+    reader.Read("hidden", &dequantization->hidden, kOptional);
+    reader.Read("kernel", &dequantization->kernel, kOptional);
+    reader.Read("dilations", &dequantization->dilations, kOptional);
   } else {
     return Fault(reader.Path("kind"), "not a kind of layer that docs/checkpoint_format.md lists");
   }
@@ -189,6 +195,11 @@ Json LayerToJson(const LayerSpec& layer) {
   if (const auto* woodbury = std::get_if<WoodburySpec>(&layer)) json["rank"] = woodbury->rank;
   if (const auto* whitening = std::get_if<WhiteningSpec>(&layer)) {
     json["order"] = whitening->order;
+  }
+  if (const auto* dequantization = std::get_if<VariationalDequantizationSpec>(&layer)) {
+    json["hidden"] = dequantization->hidden;
+    json["kernel"] = dequantization->kernel;
+    json["dilations"] = dequantization->dilations;
   }
   if (const auto* butterfly = std::get_if<ButterflySpec>(&layer)) {
     if (butterfly->partitions.empty()) json["factors"] = butterfly->factors;

@@ -30,6 +30,9 @@ constexpr int kMaxRank = 1024;
 constexpr int64_t kMaxSpectrum = int64_t{1} << 26;    // complex numbers of a periodic convolution
 constexpr int64_t kMaxTapsSolved = int64_t{1} << 20;  // of an emerging convolution's inverse
 constexpr int kMaxWhiteningOrder = 256;
+constexpr size_t kMaxDilations = 16;
+// Of a convolution over the codes, values that one row may be unfolded to: 1 GiB in float32.
+constexpr int64_t kMaxUnfolded = int64_t{1} << 28;
 constexpr int64_t kMaxTensors = 65536;  // of a model file
 
 absl::Status Fault(const std::string& path, absl::string_view what) {
@@ -162,8 +165,7 @@ enum class Place { kPre, kLevel };
 absl::Status CheckPlace(const LayerSpec& layer, const std::string& path, Place place,
                         const LevelShape& shape) {
   const bool pre_only = std::holds_alternative<PermutationSpec>(layer) ||
-                        std::holds_alternative<LogitSpec>(layer) ||
-                        std::holds_alternative<WhiteningSpec>(layer);
+                        std::holds_alternative<LogitSpec>(layer) || ComputesInDouble(layer);
   const bool waveform_only = std::holds_alternative<LuMatmulSpec>(layer) ||
                              std::holds_alternative<AffineCouplingSpec>(layer) ||
                              std::holds_alternative<Conv1dCouplingSpec>(layer) ||
@@ -236,12 +238,7 @@ struct LayerChecker {
     BFLOW_RETURN_IF_ERROR(CheckRange(path + ".hidden", c.hidden, 1, kMaxHidden));
     BFLOW_RETURN_IF_ERROR(CheckKernel(c.kernel, kMaxKernel));
     BFLOW_RETURN_IF_ERROR(CheckRange(path + ".dilation", c.dilation, 1, kMaxDilation));
-    const int64_t reach = c.kernel / 2 * int64_t{c.dilation};
-    const int64_t most = std::max(shape.height, kAlwaysReached);  // what lies beyond is padding
-    if (reach > most) {
-      return Fault(path + ".dilation",
-                   absl::StrCat("reaches ", reach, " steps to either side, at most ", most));
-    }
+    BFLOW_RETURN_IF_ERROR(CheckReach(path + ".dilation", c.kernel, c.dilation));
     return CheckHalves();
   }
   absl::Status operator()(const Conv2dCouplingSpec& c) {
@@ -276,7 +273,33 @@ struct LayerChecker {
     return Fault(path + ".order", absl::StrCat("is ", w.order, ", expected less than the ",
                                                shape.height, " time steps"));
   }
+  absl::Status operator()(const VariationalDequantizationSpec& d) {
+    tensors = 4 + 2 * static_cast<int64_t>(d.dilations.size());
+    if (shape.channels_of_event.empty()) {
+      return Fault(path + ".kind", "variational_dequantisation needs dequantisation \"uniform\"");
+    }
+    BFLOW_RETURN_IF_ERROR(CheckRange(path + ".hidden", d.hidden, 1, kMaxHidden));
+    BFLOW_RETURN_IF_ERROR(CheckKernel(d.kernel, kMaxKernel));
+    BFLOW_RETURN_IF_ERROR(CheckRange("number of " + path + ".dilations",
+                                     static_cast<int64_t>(d.dilations.size()), 1, kMaxDilations));
+    for (size_t n = 0; n < d.dilations.size(); ++n) {
+      const std::string field = absl::StrCat(path, ".dilations[", n, "]");
+      BFLOW_RETURN_IF_ERROR(CheckRange(field, d.dilations[n], 1, kMaxDilation));
+      BFLOW_RETURN_IF_ERROR(CheckReach(field, d.kernel, d.dilations[n]));
+    }
+    const int64_t taps = shape.is_image ? int64_t{d.kernel} * d.kernel : d.kernel;
+    const int64_t width = std::max<int64_t>(d.hidden, 2 * shape.channels);
+    if (width * taps <= kMaxUnfolded / shape.positions()) return absl::OkStatus();
+    return Fault(path, absl::StrCat("hidden x taps x positions is more than ", kMaxUnfolded));
+  }
 
+  // How far a convolution sees; what lies beyond the event is padding.
+  absl::Status CheckReach(const std::string& field, int kernel, int dilation) const {
+    const int64_t reach = kernel / 2 * int64_t{dilation};
+    const int64_t most = std::max({shape.height, shape.width, kAlwaysReached});
+    if (reach <= most) return absl::OkStatus();
+    return Fault(field, absl::StrCat("reaches ", reach, " steps to either side, at most ", most));
+  }
   absl::Status CheckKernel(int kernel, int64_t max) const {
     BFLOW_RETURN_IF_ERROR(CheckRange(path + ".kernel", kernel, 1, max));
     return kernel % 2 == 1 ? absl::OkStatus() : Fault(path + ".kernel", "expected an odd number");
@@ -320,21 +343,29 @@ absl::Status CheckBlock(const std::vector<LayerSpec>& block, const std::string& 
   return CheckLayers(block, path, Place::kLevel, shape, tensors);
 }
 
-// Fixed layers before the first level: what is scaled comes first, what needs the scaled range
-// next.
+// Layers before the first level: those on codes come first, then whitening or what needs the scaled
+// range.
 absl::Status CheckPre(const FlowSpec& spec, int64_t* tensors) {
   BFLOW_RETURN_IF_ERROR(CheckRange("number of layers of pre", static_cast<int64_t>(spec.pre.size()),
                                    0, static_cast<int64_t>(kMaxLayersPerBlock)));
   BFLOW_RETURN_IF_ERROR(CheckLayers(spec.pre, "pre", Place::kPre, EventLevelShape(spec), tensors));
   for (size_t k = 0; k < spec.pre.size(); ++k) {
     const std::string path = absl::StrCat("pre[", k, "].kind");
-    if (std::holds_alternative<WhiteningSpec>(spec.pre[k]) && k > 0) {
-      return Fault(path, "whitening must be the first layer");
+    const bool all_on_codes = std::all_of(spec.pre.begin(), spec.pre.begin() + k, IsOnCodes);
+    if (IsOnCodes(spec.pre[k]) && !all_on_codes) {
+      return Fault(path, absl::StrCat(std::string(LayerKind(spec.pre[k])),
+                                      " acts on codes: only layers that keep them can stand "
+                                      "before it"));
+    }
+    if (std::holds_alternative<WhiteningSpec>(spec.pre[k]) && !all_on_codes) {
+      return Fault(path, "only layers on codes can stand before whitening");
     }
     if (!std::holds_alternative<LogitSpec>(spec.pre[k])) continue;
     for (size_t i = 0; i < k; ++i) {
-      if (!std::holds_alternative<PermutationSpec>(spec.pre[i])) {
-        return Fault(path, "only permutations can stand before a logit, which needs -1 to 1");
+      if (!std::holds_alternative<PermutationSpec>(spec.pre[i]) && !IsOnCodes(spec.pre[i])) {
+        return Fault(path,
+                     "only permutations and layers on codes can stand before a logit, which needs "
+                     "-1 to 1");
       }
     }
   }

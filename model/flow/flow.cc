@@ -1,5 +1,6 @@
 #include "model/flow/flow.h"
 
+#include <optional>
 #include <string>
 
 #include "ATen/CPUGeneratorImpl.h"
@@ -118,16 +119,22 @@ at::Tensor Flow::SecondHalf(const at::Tensor& x) const {
   return x.narrow(channel_dimension_, half, half);
 }
 
+at::ScalarType Flow::PreDtype(size_t k) const {
+  return ComputesInDouble(spec_.pre[k]) ? at::kDouble : dtype_;
+}
+
 Encoded Flow::Encode(const at::Tensor& x, const LayerObserver& observer) {
   Encoded encoded;
   encoded.log_det = at::zeros({x.size(0)}, x.options().dtype(at::kDouble));
   at::Tensor h = x;
-  for (const auto& layer : pre_) {
-    const Transformed y = layer->Forward(h);
+  const std::optional<size_t> whitening = WhiteningIndex(spec_);
+  for (size_t k = 0; k < pre_.size(); ++k) {
+    const Transformed y = pre_[k]->Forward(h.to(PreDtype(k)));
     h = y.value;
     encoded.log_det = encoded.log_det + y.log_det.to(at::kDouble);
-    if (has_whitening() && !encoded.residuals.defined()) encoded.residuals = h;  // it is the first
+    if (whitening == k) encoded.residuals = h;
   }
+  h = h.to(dtype_);
   for (size_t l = 0; l < levels_.size(); ++l) {
     const Level& level = levels_[l];
     h = SqueezeBy(h, level.squeeze);
@@ -216,16 +223,20 @@ void Flow::StartNearIdentity() {
 void Flow::InitialiseFrom(const at::Tensor& x) {
   const c10::NoGradGuard no_grad;
   at::Tensor h = x;
-  const auto initialise = [&h](const Layers& layers) {
-    for (const auto& layer : layers) {
-      layer->InitialiseFrom(h);
-      h = layer->Forward(h).value;
-    }
+  const auto initialise = [&h](Bijector& layer) {
+    layer.InitialiseFrom(h);
+    h = layer.Forward(h).value;
   };
-  initialise(pre_);
+  for (size_t k = 0; k < pre_.size(); ++k) {
+    h = h.to(PreDtype(k));
+    initialise(*pre_[k]);
+  }
+  h = h.to(dtype_);
   for (const Level& level : levels_) {
     h = SqueezeBy(h, level.squeeze);
-    for (const Layers& block : level.blocks) initialise(block);
+    for (const Layers& block : level.blocks) {
+      for (const auto& layer : block) initialise(*layer);
+    }
     if (level.split) h = FirstHalf(h);
   }
 }

@@ -70,10 +70,8 @@ class Flow : public torch::nn::Module {
 
   const FlowSpec& spec() const { return spec_; }
   at::ScalarType dtype() const { return dtype_; }
-  // What x should be: float64 before whitening, whose residuals are small differences, else
-  // dtype().
-  at::ScalarType input_dtype() const { return has_whitening() ? at::kDouble : dtype_; }
-  bool has_whitening() const { return HasWhitening(spec_); }
+  // What x should be: float64 where NeedsDoubleInput(spec()), else dtype().
+  at::ScalarType input_dtype() const { return NeedsDoubleInput(spec_) ? at::kDouble : dtype_; }
   at::Device device() const { return device_; }
   // Moves all tensors; before Freeze, which computes constants where the tensors are.
   void MoveTo(at::Device device);
@@ -95,6 +93,8 @@ class Flow : public torch::nn::Module {
   Layers MakeLayers(torch::nn::Module& parent, const std::vector<LayerSpec>& specs,
                     const LevelShape& shape, const LayerRegistry& registry,
                     at::Generator& generator) const;
+  // Layer k of `pre` computes in float64 or in dtype_.
+  at::ScalarType PreDtype(size_t k) const;
   at::Tensor SqueezeBy(const at::Tensor& x, int64_t factor) const;
   at::Tensor UnsqueezeBy(const at::Tensor& x, int64_t factor) const;
   at::Tensor FirstHalf(const at::Tensor& x) const;

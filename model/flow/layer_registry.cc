@@ -13,6 +13,7 @@
 #include "model/layers/lu_matmul.h"
 #include "model/layers/periodic_conv.h"
 #include "model/layers/permutation.h"
+#include "model/layers/variational_dequantization.h"
 #include "model/layers/whitening.h"
 #include "model/layers/woodbury.h"
 
@@ -92,6 +93,14 @@ std::shared_ptr<Bijector> MakeWhitening(const LayerSpec& spec, const LevelShape&
                                           dtype);
 }
 
+std::shared_ptr<Bijector> MakeVariationalDequantization(const LayerSpec& spec,
+                                                        const LevelShape& shape,
+                                                        at::Generator& generator,
+                                                        at::ScalarType dtype) {
+  return std::make_shared<VariationalDequantizationLayer>(
+      std::get<VariationalDequantizationSpec>(spec), shape, generator, dtype);
+}
+
 }  // namespace
 
 const LayerRegistry& BuiltInLayers() {
@@ -109,6 +118,7 @@ const LayerRegistry& BuiltInLayers() {
       {"logit", MakeLogit},
       {"conv1d_coupling", MakeConv1dCoupling},
       {"whitening", MakeWhitening},
+      {"variational_dequantisation", MakeVariationalDequantization},
   };
   return *kLayers;
 }

@@ -163,10 +163,10 @@ class Pass {
   int64_t Size() const { return flow_.spec().event_size(); }
 
   // What the flow sees: scale(v + step u) for a quantised spec, else the rows themselves. Rounded
-  // to float32 whatever the dtype of the flow, so that all see the same point; in float64 before
-  // whitening, which would see the rounding.
+  // to float32 whatever the dtype of the flow, so that all see the same point; in float64 where a
+  // layer would see the rounding.
   at::Tensor SliceInput(int64_t begin, int64_t rows) {
-    if (flow_.has_whitening()) return FilledInput<double>(begin, rows).to(flow_.device());
+    if (NeedsDoubleInput(flow_.spec())) return FilledInput<double>(begin, rows).to(flow_.device());
     return FilledInput<float>(begin, rows).to(flow_.device(), flow_.dtype());
   }
 

@@ -2,12 +2,15 @@
 
 #include <algorithm>
 #include <map>
+#include <optional>
 #include <random>
 #include <string>
 #include <utility>
 #include <variant>
 #include <vector>
 
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
 #include "base/philox.h"
 #include "base/status.h"
 #include "c10/core/GradMode.h"
@@ -47,8 +50,9 @@ std::vector<double> DrawStretches(const FlowSpec& spec, const TrainingData& data
 
 absl::Status FitFixedLayers(Flow& flow, const TrainingData& data, uint64_t seed) {
   const FlowSpec& spec = flow.spec();
-  if (!HasWhitening(spec)) return absl::OkStatus();
-  const int64_t order = std::get<WhiteningSpec>(spec.pre.front()).order;
+  const std::optional<size_t> index = WhiteningIndex(spec);
+  if (!index) return absl::OkStatus();
+  const int64_t order = std::get<WhiteningSpec>(spec.pre[*index]).order;
   BFLOW_ASSIGN_OR_RETURN(WhiteningFit fit, FitWhitening(DrawStretches(spec, data, order, seed),
                                                         spec.channel_count(), order));
   // x = slope (v / step + u) + offset
@@ -59,16 +63,18 @@ absl::Status FitFixedLayers(Flow& flow, const TrainingData& data, uint64_t seed)
   }
   fit = Rescaled(fit, slope, offset);
   const std::map<std::string, const std::vector<double>*> values = {
-      {"pre.0.lags", &fit.lags},
-      {"pre.0.instantaneous", &fit.instantaneous},
-      {"pre.0.bias", &fit.bias},
-      {"pre.0.log_scale", &fit.log_scale},
-      {"pre.0.head_weight", &fit.head_weight},
-      {"pre.0.head_bias", &fit.head_bias},
-      {"pre.0.head_log_scale", &fit.head_log_scale}};
+      {"lags", &fit.lags},
+      {"instantaneous", &fit.instantaneous},
+      {"bias", &fit.bias},
+      {"log_scale", &fit.log_scale},
+      {"head_weight", &fit.head_weight},
+      {"head_bias", &fit.head_bias},
+      {"head_log_scale", &fit.head_log_scale}};
+  const std::string prefix = absl::StrCat("pre.", *index, ".");
   const c10::NoGradGuard no_grad;
   for (auto& [name, tensor] : flow.NamedTensors()) {
-    const auto value = values.find(name);
+    if (!absl::StartsWith(name, prefix)) continue;
+    const auto value = values.find(name.substr(prefix.size()));
     if (value == values.end()) continue;
     at::Tensor wide = tensor.to(at::kDouble).contiguous();
     std::copy(value->second->begin(), value->second->end(), wide.mutable_data_ptr<double>());

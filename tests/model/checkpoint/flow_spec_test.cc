@@ -161,7 +161,7 @@ TEST(FlowSpecTest, RefusesNamingThePath) {
       {"/pre", "[{\"kind\":\"act_norm\"}]", "pre[0].kind: act_norm cannot stand in pre"},
       {"/pre", "[{\"kind\":\"whitening\",\"order\":8}]", "pre[0].order: is 8, expected less than"},
       {"/pre", "[{\"kind\":\"permutation\"},{\"kind\":\"whitening\",\"order\":2}]",
-       "pre[1].kind: whitening must be the first"},
+       "pre[1].kind: only layers on codes can stand before whitening"},
       {"/pre", "[{\"kind\":\"butterfly\",\"factors\":1},{\"kind\":\"logit\"}]",
        "pre[1].kind: only permutations"},
       {"/levels/0/prior", "{}", "levels[0].prior: expected an array"},
