@@ -29,11 +29,11 @@ BoxContext MakeBoxContext(const at::Tensor& codes, at::TensorList map, const at:
                           const at::Tensor& log_deviation);
 
 // features [B, T, F], heads [B, T, C, 4] of one type. net, weights [out, in, taps] and biases:
-// trunk [W, F, kernel]; of each dilation [W, W, 3] and [W, W, 1]; of each channel c the head [W, W +
-// 2 + 2 c, 1] and [kBoxOutputs, W, 1]. h = elu(trunk), h += conv1(elu(conv3 dilated (h))) for each
-// dilation, then elu; the head of c sees h, heads[c][0..1] and heads[j][2..3] of the channels j < c.
-// All convolutions see the past alone. Returns [B, T, C, kBoxOutputs]. Derivatives of first order
-// exist for the net alone. Called through the dispatcher.
+// trunk [W, F, kernel]; of each dilation [W, W, 3] and [W, W, 1]; of each channel c the head [W, W
+// + 2 + 2 c, 1] and [kBoxOutputs, W, 1]. h = elu(trunk), h += conv1(elu(conv3 dilated (h))) for
+// each dilation, then elu; the head of c sees h, heads[c][0..1] and heads[j][2..3] of the channels
+// j < c. All convolutions see the past alone. Returns [B, T, C, kBoxOutputs]. Derivatives of first
+// order exist for the net alone. Called through the dispatcher.
 at::Tensor box_net(const at::Tensor& features, const at::Tensor& heads, at::TensorList net,
                    at::IntArrayRef dilations);
 
@@ -52,8 +52,8 @@ std::tuple<at::Tensor, at::Tensor> BoxCellsReference(const at::Tensor& raw, cons
                                                      const at::Tensor& u);
 
 // Back from latents z [B, T, C], in the order of time and channels: the whole code v with F(v) <= y
-// < F(v + 1), u in [0, 1), and log_det [B] of the way back. Codes are sought within +-2^40; a z that
-// is not a number gives u that is none. float64 on the CPU, no derivatives; the rows over the
+// < F(v + 1), u in [0, 1), and log_det [B] of the way back. Codes are sought within +-2^40; a z
+// that is not a number gives u that is none. float64 on the CPU, no derivatives; the rows over the
 // threads. Every activation that a later step needs is kept, so a step costs as much as one of
 // box_net.
 struct BoxCodes {

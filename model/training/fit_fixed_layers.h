@@ -10,9 +10,11 @@
 
 namespace bflow {
 
-// Fits the whitening of the flow, if it has one, on 200,000 random stretches of the training part
-// with dequantisation noise (fewer where the part is shorter than that). The same data and seed
-// give the same bits. The flow is on the CPU. Errors: InvalidArgument (FitWhitening).
+// Fits, where the flow has them: the lattice to the codes of the training part; whitening, that of
+// a box included, on 200,000 random stretches of the training part with dequantisation noise (fewer
+// where the part is shorter than that), which the lattice has ranked; mean and deviation of a box.
+// The same data and seed give the same bits. The flow is on the CPU. Errors: InvalidArgument
+// (FitWhitening; a lattice of other sizes than the data have codes).
 absl::Status FitFixedLayers(Flow& flow, const TrainingData& data, uint64_t seed);
 
 }  // namespace bflow

@@ -1,6 +1,7 @@
 #include "model/training/run_setup.h"
 
 #include <utility>
+#include <variant>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -91,6 +92,13 @@ absl::StatusOr<FlowSpec> MakeSpec(const Preset& preset, const std::optional<Flow
   spec.sensitivity =
       options.sensitivity.value_or(spec.is_image() ? Sensitivity::kNone : Sensitivity::kPatient);
   spec.channels = data.channels();
+  if (HasLattice(spec)) {
+    std::vector<int64_t>& sizes = std::get<LatticeSpec>(spec.pre.front()).sizes;
+    sizes.clear();
+    for (const std::vector<int64_t>& seen : data.SeenCodes()) {
+      sizes.push_back(static_cast<int64_t>(seen.size()));
+    }
+  }
   BFLOW_RETURN_IF_ERROR(ValidateFlowSpec(spec));
   return spec;
 }

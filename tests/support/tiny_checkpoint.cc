@@ -83,12 +83,27 @@ FlowSpec TinyHeavySpec(bool quantised) {
   return spec;
 }
 
+FlowSpec TinyExactSpec() {
+  FlowSpec spec = TinySpec();
+  spec.pre = {LatticeSpec{{71, 91}}, BoxSpec{3, 6, 3, {1, 4}}};
+  spec.levels = {LevelSpec{.squeeze = 1, .blocks = {}, .prior = {}, .split = false}};
+  spec.base = BaseKind::kLogistic;
+  return spec;
+}
+
 std::shared_ptr<Flow> TinyFlow(const FlowSpec& spec, uint64_t seed) {
   std::shared_ptr<Flow> flow = *Flow::Create(spec, seed, at::kFloat);
   const c10::NoGradGuard no_grad;
   for (auto& [name, tensor] : flow->NamedTensors()) {
     if (name == "pre.0.lags") tensor.select(2, 0).fill_diagonal_(0.9);
     if (name == "pre.0.head_weight") tensor.diagonal(-2).fill_(0.9);
+    if (name == "pre.0.codes.0") tensor.mul_(2);
+    if (name == "pre.1.whitening.lags") tensor.select(2, 0).fill_diagonal_(0.9);
+    if (name == "pre.1.whitening.head_weight") tensor.diagonal(-2).fill_(0.9);
+    if (name == "pre.1.whitening.log_scale") tensor.fill_(1);
+    if (name == "pre.1.whitening.head_log_scale") tensor.fill_(2);
+    if (name == "pre.1.mean") tensor.fill_(40);
+    if (name == "pre.1.log_deviation") tensor.fill_(3);
     if (name == "pre.0.log_scale" || name == "pre.0.head_log_scale") tensor.fill_(-1.5);
   }
   return flow;

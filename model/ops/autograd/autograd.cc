@@ -179,8 +179,8 @@ class BoxNetFunction : public torch::autograd::Function<BoxNetFunction> {
 
 class BoxCellsFunction : public torch::autograd::Function<BoxCellsFunction> {
  public:
-  static variable_list forward(AutogradContext* ctx, const at::Tensor& raw,
-                               const at::Tensor& frame, const at::Tensor& u) {
+  static variable_list forward(AutogradContext* ctx, const at::Tensor& raw, const at::Tensor& frame,
+                               const at::Tensor& u) {
     const at::AutoDispatchBelowADInplaceOrView guard;
     ctx->save_for_backward({raw, frame, u});
     auto [z, log_det] = box_cells(raw, frame, u);
@@ -189,8 +189,7 @@ class BoxCellsFunction : public torch::autograd::Function<BoxCellsFunction> {
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
     CheckFirstOrder();
     const variable_list saved = ctx->get_saved_variables();
-    auto [grad_raw, grad_u] =
-        box_cells_backward(saved[0], saved[1], saved[2], grads[0], grads[1]);
+    auto [grad_raw, grad_u] = box_cells_backward(saved[0], saved[1], saved[2], grads[0], grads[1]);
     return {grad_raw, at::Tensor(), grad_u};
   }
 };

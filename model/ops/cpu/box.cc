@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "ATen/Dispatch.h"
+#include "ATen/TensorOperators.h"
 #include "ATen/core/Tensor.h"
 #include "ATen/ops/empty.h"
 #include "ATen/ops/empty_like.h"
@@ -40,8 +41,7 @@ class HeldBoxNet {
       const bool shared = i < first_head || (i - first_head) % 2 == 1;
       weight_.push_back(Hold(w));
       bias_.push_back(Hold(tensors[2 * i + 1]));
-      transposed_.push_back(
-          Hold((shared ? w : w.narrow(1, 0, net.width)).transpose(0, 1).flip(2)));
+      transposed_.push_back(Hold((shared ? w : w.narrow(1, 0, net.width)).transpose(0, 1).flip(2)));
       offsets_.push_back(parameters);
       parameters += w.numel() + w.size(0);
     }
@@ -80,8 +80,7 @@ at::Tensor BoxNetCpu(const at::Tensor& features, const at::Tensor& heads, at::Te
     ForRows(rows, steps * held.parameters, [&](int64_t begin, int64_t end) {
       std::vector<scalar_t> scratch(BoxPlaneCount(held.net, false) * held.stride);
       for (int64_t r = begin; r < end; ++r) {
-        kernel(held.net, from + r * steps * f.size(2),
-               more + r * steps * channels * kBoxHeadInputs,
+        kernel(held.net, from + r * steps * f.size(2), more + r * steps * channels * kBoxHeadInputs,
                to + r * steps * channels * kBoxOutputs, steps, scratch.data());
       }
     });
@@ -147,7 +146,8 @@ std::tuple<at::Tensor, at::Tensor> BoxCellsCpu(const at::Tensor& raw, const at::
   return {z, log_det};
 }
 
-// The gradient of raw [kBoxOutputs] and, returned, of u, from those of z and log_det = log P - log y
+// The gradient of raw [kBoxOutputs] and, returned, of u, from those of z and log_det = log P - log
+// y
 // - log(1 - y). Each sum's terms have their shares of its gradient.
 double CellBackward(const double* raw, const double* frame, double u, double grad_z,
                     double grad_log_det, double* grad) {

@@ -19,7 +19,7 @@ namespace {
 
 // u stays this far inside its cell: what rounding leaves beyond an edge belongs to the code, and on
 // the edge itself v + u would round to the code before.
-constexpr double kInset = 1e-10;
+constexpr double kInset = 0x1p-28;
 
 double Elu(double x) { return x > 0 ? x : std::expm1(x); }
 

@@ -112,9 +112,9 @@ struct BoxNet {
   int64_t kernel = 1;
   int64_t blocks = 0;
   int64_t channels = 0;
-  int64_t outputs = 0;                   // of a head
-  const int64_t* dilations = nullptr;    // [blocks]
-  const int64_t* offsets = nullptr;      // of each convolution's weights among all parameters
+  int64_t outputs = 0;                 // of a head
+  const int64_t* dilations = nullptr;  // [blocks]
+  const int64_t* offsets = nullptr;    // of each convolution's weights among all parameters
   const T* const* weight = nullptr;
   const T* const* bias = nullptr;
   const T* const* weight_transposed = nullptr;
@@ -187,9 +187,9 @@ struct Kernels {
   // stay 0.
   void (*box_net)(const BoxNet<T>& net, const T* features, const T* heads, T* y, int64_t steps,
                   T* scratch);
-  void (*box_net_backward)(const BoxNet<T>& net, const T* features, const T* heads,
-                           const T* grad_y, int64_t rows, int64_t steps, int64_t parameters,
-                           T* scratch, double* grad_parameters);
+  void (*box_net_backward)(const BoxNet<T>& net, const T* features, const T* heads, const T* grad_y,
+                           int64_t rows, int64_t steps, int64_t parameters, T* scratch,
+                           double* grad_parameters);
   // y = tanh(x), exp(x), asinh(x) of `count` values, a multiple of 64: for the tests of the
   // approximations.
   void (*tanh)(const T* x, T* y, int64_t count);

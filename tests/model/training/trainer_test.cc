@@ -78,6 +78,36 @@ TEST_F(TrainerTest, TheDefaultPresetLearnsOnTopOfItsWhitening) {
   EXPECT_TRUE(flow->buffers()[0].equal(lags));  // nothing trains it
 }
 
+TEST_F(TrainerTest, ExactCodeLengthsAreLearntOnTheLatticeOfTheTrainingPart) {
+  const Preset preset = *FindPreset("waveform-exact");
+  WriteArchitecture(preset, data_.window(), 2, &spec_);
+  std::vector<int64_t> sizes;
+  for (const auto& seen : data_.SeenCodes()) {
+    EXPECT_EQ(seen.front(), 0);
+    sizes.push_back(static_cast<int64_t>(seen.size()));
+  }
+  std::get<LatticeSpec>(spec_.pre[0]).sizes = sizes;
+  const std::shared_ptr<Flow> flow = NewFlow();
+  ASSERT_TRUE(FitFixedLayers(*flow, data_, 3).ok());
+  for (const auto& [name, tensor] : flow->NamedTensors()) {
+    if (name == "pre.0.codes.1") {
+      for (size_t i = 0; i < data_.SeenCodes()[1].size(); ++i) {
+        EXPECT_EQ(tensor[static_cast<int64_t>(i)].item<int64_t>(), data_.SeenCodes()[1][i]);
+      }
+    }
+    if (name == "pre.1.whitening.lags") EXPECT_GT(tensor.abs().max().item<double>(), 0.05);
+  }
+  options_.settings = preset.settings;
+  options_.settings.steps = 40;
+  Trainer trainer(flow, data_, options_);
+  const auto outcome = trainer.Run({});
+  ASSERT_TRUE(outcome.ok()) << outcome.status();
+  EXPECT_EQ(outcome->skipped_steps, 0);
+  EXPECT_LT(outcome->last_nll, outcome->first_nll - 0.05);
+  std::get<LatticeSpec>(spec_.pre[0]).sizes[1] += 1;
+  EXPECT_EQ(FitFixedLayers(*NewFlow(), data_, 3).code(), absl::StatusCode::kInvalidArgument);
+}
+
 TEST_F(TrainerTest, AStartNearIdentityIsResumedToTheSameBits) {
   WriteArchitecture(*FindPreset(std::string(kDefaultPreset)), data_.window(), 2, &spec_);
   options_.settings.start = TrainingStart::kNearIdentity;
