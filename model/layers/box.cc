@@ -82,6 +82,10 @@ BoxLayer::Fixed BoxLayer::MakeFixed(bool with_net) const {
           with_net ? OnHost(net_) : std::vector<at::Tensor>()};
 }
 
+double BoxLayer::LogSteps(const at::Tensor& x) const {
+  return static_cast<double>(x.size(1)) * grid_.scale().log().sum().item<double>();
+}
+
 Transformed BoxLayer::Forward(const at::Tensor& x) {
   const CodePosition position = grid_.Split(x.to(at::kCPU));
   const Fixed fixed = MakeFixed(/*with_net=*/false);
@@ -93,7 +97,7 @@ Transformed BoxLayer::Forward(const at::Tensor& x) {
   const at::Tensor raw = x.is_cpu() ? box_net(features, heads, net_, dilations_)
                                     : BoxNetReference(features, heads, net_, dilations_);
   auto [z, log_det] = box_cells(raw.to(at::kCPU, at::kDouble), context.frame, position.noise);
-  return {z.to(x.device()), log_det.to(x.device())};
+  return {z.to(x.device()), (log_det + LogSteps(x)).to(x.device())};
 }
 
 Transformed BoxLayer::Inverse(const at::Tensor& z) {
@@ -101,7 +105,8 @@ Transformed BoxLayer::Inverse(const at::Tensor& z) {
   const Fixed fixed = MakeFixed(/*with_net=*/true);
   const BoxCodes back = BoxInverse(z.to(at::kCPU, at::kDouble), fixed.map, fixed.mean,
                                    fixed.log_deviation, fixed.net, dilations_);
-  return {grid_.Join({back.codes, back.u}).to(z.device()), back.log_det.to(z.device())};
+  return {grid_.Join({back.codes, back.u}).to(z.device()),
+          (back.log_det - LogSteps(z)).to(z.device())};
 }
 
 void BoxLayer::Freeze() { frozen_ = MakeFixed(/*with_net=*/true); }

@@ -1,10 +1,10 @@
 // A density over codes as a layer (docs/math.md, "Box layer"): a causal net gives each code v its
 // probability P(v) from the codes before it, as the difference of the CDF F of a mixture of five
 // logistic distributions; inside the code's cell the density is constant. So
-//   y = F(v) + u P(v),   z = log y - log(1 - y),   log_det = sum log P - log y - log(1 - y):
-// with a standard logistic base log p(v + u) = sum log P(v) for every u, the exact code length. The
-// nets see codes alone, so the Jacobian is diagonal. The inverse goes through the row in the order
-// of time.
+//   y = F(v) + u P(v),   z = log y - log(1 - y),   log_det = sum log P - log y - log(1 - y),
+// and the log of the code steps per scaled unit: with a standard logistic base log p(v + u) = sum
+// log P(v) for every u, the exact code length. The nets see codes alone, so the Jacobian is
+// diagonal. The inverse goes through the row in the order of time.
 #ifndef BFLOW_MODEL_LAYERS_BOX_H_
 #define BFLOW_MODEL_LAYERS_BOX_H_
 
@@ -45,6 +45,8 @@ class BoxLayer : public Bijector {
     std::vector<at::Tensor> net;
   };
   Fixed MakeFixed(bool with_net) const;
+  // log of the code steps per scaled unit, of a row.
+  double LogSteps(const at::Tensor& x) const;
   void AddConvolution(torch::nn::Module& parent, const std::string& name, at::IntArrayRef shape,
                       double gain, double bias_gain, at::Generator& generator);
 
