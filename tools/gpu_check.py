@@ -2,9 +2,11 @@
 """Builds this checkout for the GPU of this machine and runs everything that needs one. Called by ./dev gpu-check.
 
 Needs a GPU with its driver, a CUDA 13 toolkit, CMake and a Python with torch; --deps (./dev gpu-pack) brings the rest,
-without it the packages of the system are used. No network. At most 10 minutes: every phase has a limit of its own.
-Writes to --out as the phases come: report.json, ctest.xml, bench.json, log.txt. Exit status 0 only if every phase passed;
-a phase that did not run is listed with the reason, and counts as failed unless a tool that it needs is not there.
+without it the packages of the system are used. With --programs (./dev gpu-pack --programs) nothing is built here: GPU,
+driver and that torch are enough. No network. At most 10 minutes: every phase has a limit of its own.
+Writes to --out as the phases come: report.json, a JUnit file per test program, bench.json, log.txt. Exit status 0 only if
+every phase passed; a phase that did not run is listed with the reason, and counts as failed unless it was not needed or
+a tool that it needs is not there.
 """
 import argparse
 import importlib.util
@@ -23,6 +25,7 @@ DEPS = ROOT / "build/gpu-deps"
 TOTAL_SECONDS = 600
 # Name and limit in seconds, in order.
 PHASES = [("device", 15), ("configure", 40), ("build", 240), ("tests", 90), ("memcheck", 30), ("racecheck", 30), ("bench", 120)]
+TESTS = ("gpu_small_test", "gpu_test", "gpu_programs_test")
 SANITIZER_CANNOT = re.compile(r"not supported|Unable to find|requires|Debugger|Insufficient permission", re.I)
 
 
@@ -42,6 +45,13 @@ def find_nvcc():
     return ""
 
 
+def torch_lib(python):
+    """The folder of that Python's LibTorch, found without importing it; empty if it has none."""
+    code = ("import importlib.util as u, pathlib; s = u.find_spec('torch');"
+            "print(pathlib.Path(s.submodule_search_locations[0]) / 'lib' if s else '')")
+    return output_of(python, "-c", code)
+
+
 def find_python():
     """A Python that has torch: this one, or that of ./dev setup."""
     if importlib.util.find_spec("torch"):
@@ -51,8 +61,8 @@ def find_python():
 
 
 class Check:
-    def __init__(self, deps, out):
-        self.deps, self.out = deps, out
+    def __init__(self, deps, programs, out):
+        self.deps, self.programs, self.out = deps, programs, out
         self.start = time.monotonic()
         self.log = open(out / "log.txt", "w", encoding="utf-8")
         self.nvcc, self.python = find_nvcc(), find_python()
@@ -93,13 +103,15 @@ class Check:
         lib, usr = DEPS / "lib/x86_64-linux-gnu", DEPS / "usr"
         env = dict(os.environ)
         env["PATH"] = f"{usr}/bin:{env.get('PATH', '')}"
-        env["LD_LIBRARY_PATH"] = f"{usr}/lib/x86_64-linux-gnu:{lib}"
+        # Programs built elsewhere look for LibTorch where it was there.
+        env["LD_LIBRARY_PATH"] = ":".join([f"{usr}/lib/x86_64-linux-gnu", str(lib), *([torch_lib(self.python)] if self.programs else [])])
+        env["OMP_WAIT_POLICY"] = "passive"
         env["PKG_CONFIG_SYSROOT_DIR"] = str(DEPS)
         env["PKG_CONFIG_LIBDIR"] = f"{usr}/lib/x86_64-linux-gnu/pkgconfig"
         return env
 
-    def run(self, name, *commands, env=None):
-        """The commands one after the other under the phase's limit. (passed, output)."""
+    def run(self, name, *commands, env=None, keep_going=False):
+        """The commands one after the other under the phase's limit, up to the first that fails unless keep_going. (passed, output)."""
         phase = self.phases[name]
         self.say(f"== {name}")
         start, text, rc = time.monotonic(), "", 0
@@ -108,9 +120,9 @@ class Check:
             self.log.write("$ " + " ".join(map(str, command)) + "\n")
             done = subprocess.run(["timeout", "--kill-after=5", f"{max(left, 0.1):.1f}", *map(str, command)], env=env, cwd=ROOT,
                                   stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
-            text, rc = text + done.stdout, done.returncode
+            text, rc = text + done.stdout, rc or done.returncode
             self.log.write(done.stdout)
-            if rc != 0:
+            if rc != 0 and not keep_going:
                 break
         phase.update(rc=rc, seconds=round(time.monotonic() - start, 1), status="passed" if rc == 0 else "failed",
                      detail="over its limit" if rc in (124, 137) else "" if rc == 0 else (text.strip().splitlines() or [""])[-1][:300])
@@ -134,14 +146,29 @@ class Check:
         self.write_report()
         return self.facts["device"] is not None
 
+    def unpack(self):
+        """The commands that unpack what was given."""
+        commands = []
+        for archive, folder in ((self.deps, DEPS), (self.programs, BUILD)):
+            if archive:
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir(parents=True)
+                commands.append(["tar", "-C", folder, "-xJf", archive])
+        return commands
+
+    def take_programs(self):
+        """Unpacks in place of configuring and building."""
+        if not self.run("configure", *self.unpack())[0]:
+            return False
+        self.facts["programs"] = (BUILD / "built_from").read_text().strip()
+        self.skip("build", "not needed: --programs", excused=True)
+        return True
+
     def configure(self):
         shutil.rmtree(BUILD, ignore_errors=True)
-        commands = []
+        commands = self.unpack()
         cmake = ["cmake", "--preset", "gpu", f"-DPython3_EXECUTABLE={self.python}"]
         if self.deps:
-            shutil.rmtree(DEPS, ignore_errors=True)
-            DEPS.mkdir(parents=True)
-            commands.append(["tar", "-C", DEPS, "-xJf", self.deps])
             cmake += [f"-DCMAKE_PREFIX_PATH={DEPS}/usr", "-DCMAKE_LIBRARY_ARCHITECTURE=x86_64-linux-gnu"]
         if not self.facts["device"]:
             cmake.append("-DCMAKE_CUDA_ARCHITECTURES=90")  # native needs one; so that the rest is seen to build
@@ -156,8 +183,9 @@ class Check:
         return self.run("build", ["cmake", "--build", "--preset", "gpu", "--", "-j", jobs], env=self.environment())[0]
 
     def tests(self):
-        self.run("tests", ["ctest", "--test-dir", BUILD, "-L", "^gpu$", "-j", "4", "--no-tests=error", "--output-on-failure",
-                           "--output-junit", self.out / "ctest.xml"], env=self.environment())
+        # One process per program: a process per test would begin a CUDA context a hundred times.
+        programs = [[BUILD / "tests" / name, "--gtest_brief=1", f"--gtest_output=xml:{self.out / name}.xml"] for name in TESTS]
+        self.run("tests", *programs, env=self.environment(), keep_going=True)
 
     def sanitizer(self, tool):
         program = shutil.which("compute-sanitizer") or str(pathlib.Path(self.nvcc).parent / "compute-sanitizer")
@@ -180,9 +208,11 @@ class Check:
         reason = ""
         if not self.device():
             reason = "no device"
-        elif not self.configure():
+        elif self.programs and not self.take_programs():
+            reason = "not unpacked"
+        elif not self.programs and not self.configure():
             reason = "not configured"
-        elif not self.build():
+        elif not self.programs and not self.build():
             reason = "not built"
         else:
             self.tests()
@@ -190,18 +220,22 @@ class Check:
             self.sanitizer("racecheck")
             self.bench()
         for name, phase in self.phases.items():
-            if reason and phase["rc"] is None:
+            if reason and phase["rc"] is None and not phase.get("excused"):
                 self.skip(name, reason)
         return self.write_report()
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--deps", type=lambda path: pathlib.Path(path).resolve(), help="archive of ./dev gpu-pack")
+    parser.add_argument("--deps", type=lambda path: pathlib.Path(path).resolve(), help="gpu-deps.tar.xz of ./dev gpu-pack")
+    parser.add_argument("--programs", type=lambda path: pathlib.Path(path).resolve(),
+                        help="gpu-programs.tar.xz of ./dev gpu-pack --programs, of this checkout; with --deps")
     parser.add_argument("--out", type=lambda path: pathlib.Path(path).resolve(), required=True, help="folder for the results")
     args = parser.parse_args()
+    if args.programs and not args.deps:
+        parser.error("--programs needs --deps: the libraries that they were built with")
     args.out.mkdir(parents=True, exist_ok=True)
-    return 0 if Check(args.deps, args.out).all() else 1
+    return 0 if Check(args.deps, args.programs, args.out).all() else 1
 
 
 if __name__ == "__main__":

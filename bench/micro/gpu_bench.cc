@@ -10,12 +10,14 @@
 #include <vector>
 
 #include "ATen/detail/CUDAHooksInterface.h"
+#include "absl/strings/str_cat.h"
 #include "base/clock.h"
 #include "base/exit_code.h"
 #include "bench/micro/waveform_block.h"
 #include "c10/core/GradMode.h"
 #include "model/flow/flow.h"
 #include "model/scoring/backend.h"
+#include "model/training/image_presets.h"
 #include "model/training/presets.h"
 #include "model/training/updater.h"
 #include "torch/library.h"
@@ -94,18 +96,23 @@ void CompareButterfly(const at::Device& device, bool shared, int64_t rows) {
       [&] { butterfly(x, factors); }, [&] { ButterflyReference(x, factors); });
 }
 
-std::shared_ptr<Flow> PublishedFlow(const at::Device& device) {
+// The preset's flow for events of this shape: [time, channels] or [channels, height, width].
+std::shared_ptr<Flow> PresetFlow(const Preset& preset, const std::vector<int64_t>& event_shape,
+                                 const at::Device& device) {
   FlowSpec spec;
-  spec.event_shape = {1024, 2};
-  spec.sampling_rate_hz = 125;
+  if (preset.image) spec = ImageFlowSpec(*preset.image, event_shape);
+  spec.event_shape = event_shape;
   spec.dequantization = SpecDequantization::kNone;
-  for (const char* name : {"MCL1", "V"}) {
+  if (!preset.image) {
+    spec.sampling_rate_hz = 125;
+    WriteArchitecture(preset, event_shape[0], event_shape[1], &spec);
+  }
+  for (int64_t i = 0; i < (preset.image ? event_shape[0] : event_shape[1]); ++i) {
     ChannelSpec& channel = spec.channels.emplace_back();
-    channel.name = name;
+    channel.name = absl::StrCat("c", i);
     channel.input_min = -1;
     channel.input_max = 1;
   }
-  spec.levels = PublishedWaveformLevels(1024, 2);
   auto flow = Flow::Create(spec, 1, at::kFloat);
   if (!flow.ok()) {
     std::fprintf(stderr, "%s\n", flow.status().ToString().c_str());
@@ -115,9 +122,13 @@ std::shared_ptr<Flow> PublishedFlow(const at::Device& device) {
   return *std::move(flow);
 }
 
-void CompareFlow(const at::Device& device, int64_t rows) {
-  const std::shared_ptr<Flow> flow = PublishedFlow(device);
-  const at::Tensor x = (at::rand({rows, 1024, 2}) * 2 - 1).to(device);
+void CompareFlow(const at::Device& device, const char* preset_name,
+                 const std::vector<int64_t>& event_shape, int64_t rows, int calls) {
+  const Preset preset = *FindPreset(preset_name);
+  const std::shared_ptr<Flow> flow = PresetFlow(preset, event_shape, device);
+  std::vector<int64_t> batch_shape = {rows};
+  batch_shape.insert(batch_shape.end(), event_shape.begin(), event_shape.end());
+  const at::Tensor x = (at::rand(batch_shape) * 2 - 1).to(device, flow->input_dtype());
   flow->InitialiseFrom(x);
   const auto log_prob = [&](bool eager) {
     const c10::NoGradGuard no_grad;
@@ -127,10 +138,11 @@ void CompareFlow(const at::Device& device, int64_t rows) {
   };
   CheckEqual("density", log_prob(false), log_prob(true));
   Compare(
-      "density of the published flow", rows, 5, [&] { log_prob(false); }, [&] { log_prob(true); });
-  Updater updater(flow, 0, EmaScheme::kPolyak);
+      absl::StrCat(preset_name, ", density"), rows, calls, [&] { log_prob(false); },
+      [&] { log_prob(true); });
+  Updater updater(flow, preset.settings.ema_decay, preset.settings.ema_scheme);
   Compare(
-      "training step of the published flow", rows, 5, [&] { updater.Step(x, 1e-6); },
+      absl::StrCat(preset_name, ", training step"), rows, calls, [&] { updater.Step(x, 1e-6); },
       [&] {
         const EagerOperators references;
         updater.Step(x, 1e-6);
@@ -147,7 +159,11 @@ int Main() {
   for (const int64_t rows : {1, 128, 4096}) {
     for (const bool shared : {true, false}) CompareButterfly(device, shared, rows);
   }
-  for (const int64_t rows : {1, 128, 1024}) CompareFlow(device, rows);
+  for (const int64_t rows : {1, 128, 1024}) {
+    CompareFlow(device, "waveform-published", {1024, 2}, rows, 5);
+  }
+  for (const int64_t rows : {32, 1024}) CompareFlow(device, "waveform", {1024, 2}, rows, 5);
+  for (const int64_t rows : {128}) CompareFlow(device, "cifar10", {3, 32, 32}, rows, 1);
   return kExitOk;
 }
 

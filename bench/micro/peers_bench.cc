@@ -6,7 +6,7 @@
 #include <cstdlib>
 #include <functional>
 #include <memory>
-#include <span>
+#include <optional>
 #include <vector>
 
 #include <time.h>
@@ -17,9 +17,8 @@
 #include "model/flow/flow.h"
 #include "model/ops/conv1d_coupling.h"
 #include "model/ops/whitening.h"
-#include "model/training/adam.h"
 #include "model/training/presets.h"
-#include "torch/csrc/autograd/autograd.h"
+#include "model/training/updater.h"
 #include "torch/library.h"
 
 namespace bflow::bench {
@@ -120,7 +119,7 @@ class EagerOperators {
 // the preset's flow: windows of 1024 x 2.
 class TrainingStep {
  public:
-  TrainingStep(const Preset& preset, int64_t batch) : adam_({}) {
+  TrainingStep(const Preset& preset, int64_t batch) {
     FlowSpec spec;
     spec.event_shape = {1024, 2};
     spec.sampling_rate_hz = 125;
@@ -140,30 +139,16 @@ class TrainingStep {
     flow_ = *std::move(made);
     x_ = at::rand({batch, 1024, 2}, at::TensorOptions(flow_->input_dtype())) * 2 - 1;
     flow_->InitialiseFrom(x_);
-    std::vector<std::span<float>> buffers;
-    for (const at::Tensor& tensor : flow_->parameters()) {
-      tensors_.push_back(tensor);
-      buffers.emplace_back(tensor.data_ptr<float>(), static_cast<size_t>(tensor.numel()));
-    }
-    adam_ = Adam(buffers);
+    updater_.emplace(flow_, /*decay=*/0, EmaScheme::kPolyak);
   }
 
   at::Tensor Loss() { return -flow_->LogProb(x_).mean() / static_cast<double>(x_[0].numel()); }
-  void Run() {
-    std::vector<at::Tensor> gradients = torch::autograd::grad({Loss()}, tensors_);
-    std::vector<std::span<const float>> buffers;
-    for (at::Tensor& gradient : gradients) {
-      gradient = gradient.contiguous();
-      buffers.emplace_back(gradient.data_ptr<float>(), static_cast<size_t>(gradient.numel()));
-    }
-    adam_.Step(1e-4, buffers);
-  }
+  void Run() { updater_->Step(x_, 1e-4); }
 
  private:
   std::shared_ptr<Flow> flow_;
   at::Tensor x_;
-  std::vector<at::Tensor> tensors_;
-  Adam adam_;
+  std::optional<Updater> updater_;
 };
 
 void CompareTrainingStep(const char* preset, int64_t batch) {

@@ -138,10 +138,10 @@ struct WhiteningSpec {
 // Of codes. Moves the noise u of a value inside its code's cell, by a net on the codes k alone: u'
 // = sigmoid(4 m + exp(3 tanh(l / 3)) logit u). The net: for each dilation a convolution of `hidden`
 // channels and an ELU, then one of a single tap to (m, l), C channels each; zero padding to the
-// same length (waveform) or to the same height and width (image, square kernels). It sees the codes
-// normalised by `mean` and `log_scale`, of a waveform after their differences asinh(2 (k[t] -
-// k[t-1])). Parameters: net.N.{weight,bias}, N = 0 .. dilations.size(). Buffers: mean, log_scale
-// [C].
+// same length (waveform) or to the same height and width (image, square kernels). It sees the
+// middles of the codes' cells in the scaled unit, (x - mean) exp(-log_scale), of a waveform after
+// the codes' differences asinh(2 (k[t] - k[t-1])). Parameters: mean, log_scale [C],
+// net.N.{weight,bias}, N = 0 .. dilations.size().
 struct VariationalDequantizationSpec {
   int hidden = 24;
   int kernel = 5;  // odd

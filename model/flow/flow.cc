@@ -61,6 +61,9 @@ Flow::Flow(const FlowSpec& spec, uint64_t seed, at::ScalarType dtype, const Laye
     }
   }
   base_ = register_module("base", MakeBase(spec, dtype));
+  for (const auto& module : modules(/*include_self=*/false)) {
+    if (auto* layer = dynamic_cast<Conv1x1Layer*>(module.get())) convolutions_1x1_.push_back(layer);
+  }
 }
 
 absl::StatusOr<std::shared_ptr<Flow>> Flow::Create(const FlowSpec& spec, uint64_t seed,
@@ -130,6 +133,7 @@ bool Flow::HasLayers() const {
 }
 
 Encoded Flow::Encode(const at::Tensor& x, const LayerObserver& observer) {
+  const Conv1x1Layer::SharedLogDets log_dets(convolutions_1x1_);
   Encoded encoded;
   encoded.log_det = at::zeros({x.size(0)}, x.options().dtype(at::kDouble));
   at::Tensor h = x;
@@ -259,6 +263,7 @@ void Flow::UseBfloat16Convolutions(bool use) {
 }
 
 void Flow::Freeze() {
+  convolutions_1x1_.clear();
   for (const auto& layer : pre_) layer->Freeze();
   for (const Level& level : levels_) {
     for (const Layers& block : level.blocks) {

@@ -18,6 +18,7 @@
 #include "model/flow/base_distribution.h"
 #include "model/flow/layer_registry.h"
 #include "model/layers/bijector.h"
+#include "model/layers/conv1x1.h"
 
 namespace bflow {
 
@@ -108,6 +109,7 @@ class Flow : public torch::nn::Module {
   int64_t channel_dimension_;  // of a batch
   Layers pre_;
   std::vector<Level> levels_;
+  std::vector<Conv1x1Layer*> convolutions_1x1_;  // of the levels; none once they are frozen
   std::shared_ptr<BaseDistribution> base_;
 };
 

@@ -1,10 +1,12 @@
 #include "model/layers/conv1x1.h"
 
+#include <map>
 #include <tuple>
 
 #include "ATen/ops/linalg_inv.h"
 #include "ATen/ops/linalg_slogdet.h"
 #include "ATen/ops/matmul.h"
+#include "ATen/ops/stack.h"
 #include "c10/core/GradMode.h"
 #include "model/layers/initialise.h"
 
@@ -16,6 +18,7 @@ at::Tensor AtEveryPosition(const at::Tensor& matrix, const at::Tensor& x) {
   return at::matmul(matrix, x.flatten(2)).reshape(x.sizes());
 }
 
+// Of a matrix, or of each matrix [N, C, C].
 at::Tensor LogAbsDet(const at::Tensor& matrix) {
   return std::get<1>(at::linalg_slogdet(matrix.to(at::kDouble)));
 }
@@ -26,17 +29,36 @@ Conv1x1Layer::Conv1x1Layer(int64_t channels, at::Generator& generator, at::Scala
   weight_ = register_parameter("weight", RandomOrthogonal(channels, channels, generator).to(dtype));
 }
 
+Conv1x1Layer::SharedLogDets::SharedLogDets(const std::vector<Conv1x1Layer*>& layers)
+    : layers_(layers) {
+  std::map<int64_t, std::vector<Conv1x1Layer*>> by_size;
+  for (Conv1x1Layer* layer : layers_) by_size[layer->weight_.size(0)].push_back(layer);
+  for (const auto& [size, alike] : by_size) {
+    std::vector<at::Tensor> weights;
+    for (const Conv1x1Layer* layer : alike) weights.push_back(layer->weight_);
+    const std::vector<at::Tensor> log_dets = LogAbsDet(at::stack(weights)).unbind();
+    for (size_t i = 0; i < alike.size(); ++i) alike[i]->shared_log_det_ = log_dets[i];
+  }
+}
+
+Conv1x1Layer::SharedLogDets::~SharedLogDets() {
+  for (Conv1x1Layer* layer : layers_) layer->shared_log_det_.reset();
+}
+
+at::Tensor Conv1x1Layer::LogDet() const {
+  if (frozen_log_det_.defined()) return frozen_log_det_;
+  return shared_log_det_.defined() ? shared_log_det_ : LogAbsDet(weight_);
+}
+
 Transformed Conv1x1Layer::Forward(const at::Tensor& x) {
-  const at::Tensor log_det = frozen_log_det_.defined() ? frozen_log_det_ : LogAbsDet(weight_);
-  return {AtEveryPosition(weight_, x), (log_det * (x.size(2) * x.size(3))).expand({x.size(0)})};
+  return {AtEveryPosition(weight_, x), (LogDet() * (x.size(2) * x.size(3))).expand({x.size(0)})};
 }
 
 Transformed Conv1x1Layer::Inverse(const at::Tensor& z) {
   const at::Tensor inverse = frozen_inverse_.defined()
                                  ? frozen_inverse_
                                  : at::linalg_inv(weight_.to(at::kDouble)).to(z.scalar_type());
-  const at::Tensor log_det = frozen_log_det_.defined() ? frozen_log_det_ : LogAbsDet(weight_);
-  return {AtEveryPosition(inverse, z), (log_det * -(z.size(2) * z.size(3))).expand({z.size(0)})};
+  return {AtEveryPosition(inverse, z), (LogDet() * -(z.size(2) * z.size(3))).expand({z.size(0)})};
 }
 
 void Conv1x1Layer::Freeze() {

@@ -3,6 +3,7 @@
 #include <memory>
 #include <string>
 
+#include "ATen/ops/_weight_norm.h"
 #include "ATen/ops/cat.h"
 #include "ATen/ops/conv2d.h"
 #include "ATen/ops/elu.h"
@@ -46,7 +47,7 @@ Conv2dCouplingLayer::Conv2dCouplingLayer(int64_t channels, int64_t hidden, at::G
 
 at::Tensor Conv2dCouplingLayer::Weight(const Convolution& c) {
   if (c.frozen_weight.defined()) return c.frozen_weight;
-  return c.direction * (c.gain / DirectionNorms(c.direction)).view({-1, 1, 1, 1});
+  return at::_weight_norm(c.direction, c.gain.view({-1, 1, 1, 1}), 0);
 }
 
 std::array<at::Tensor, 2> Conv2dCouplingLayer::Net(const at::Tensor& z1) const {

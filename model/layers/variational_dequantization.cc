@@ -3,6 +3,7 @@
 #include <cmath>
 #include <memory>
 #include <string>
+#include <utility>
 
 #include "ATen/TensorOperators.h"
 #include "ATen/ops/asinh.h"
@@ -13,7 +14,6 @@
 #include "ATen/ops/log_sigmoid.h"
 #include "ATen/ops/rand.h"
 #include "ATen/ops/sigmoid.h"
-#include "ATen/ops/slow_conv_dilated2d.h"
 #include "ATen/ops/zeros.h"
 #include "ATen/ops/zeros_like.h"
 #include "c10/core/GradMode.h"
@@ -36,11 +36,7 @@ at::Tensor LogSlope(const at::Tensor& logit) {
   return at::log_sigmoid(logit) + at::log_sigmoid(-logit);
 }
 
-// [B]. One after the other: a library sum may split a row differently in another batch.
-at::Tensor SumRows(const at::Tensor& terms) {
-  const at::Tensor sums = terms.flatten(1).cumsum(1);
-  return sums.select(1, sums.size(1) - 1);
-}
+at::Tensor SumRows(const at::Tensor& terms) { return terms.flatten(1).sum(1); }
 
 }  // namespace
 
@@ -49,8 +45,8 @@ VariationalDequantizationLayer::VariationalDequantizationLayer(
     at::ScalarType dtype)
     : grid_(shape), is_image_(shape.is_image), dtype_(dtype) {
   const int64_t channels = shape.channels;
-  mean_ = register_buffer("mean", at::zeros({channels}, dtype));
-  log_scale_ = register_buffer("log_scale", at::zeros({channels}, dtype));
+  mean_ = register_parameter("mean", at::zeros({channels}, dtype));
+  log_scale_ = register_parameter("log_scale", at::zeros({channels}, dtype));
   auto net = register_module("net", std::make_shared<torch::nn::Module>("net"));
   int64_t width = is_image_ ? channels : 2 * channels;
   for (size_t n = 0; n <= spec.dilations.size(); ++n) {
@@ -96,11 +92,7 @@ at::Tensor VariationalDequantizationLayer::Convolve(const at::Tensor& h, size_t 
   if (is_image_) {
     return at::conv2d(h, c.weight, c.bias, /*stride=*/1, padding, c.dilation);
   }
-  if (!h.is_cpu()) return at::conv1d(h, c.weight, c.bias, /*stride=*/1, padding, c.dilation);
-  // What conv1d runs on the CPU depends on the number of rows; this takes them one by one.
-  return at::slow_conv_dilated2d(h.unsqueeze(2), c.weight.unsqueeze(2), {1, taps}, c.bias,
-                                 /*stride=*/1, {0, padding}, {1, c.dilation})
-      .squeeze(2);
+  return at::conv1d(h, c.weight, c.bias, /*stride=*/1, padding, c.dilation);
 }
 
 std::array<at::Tensor, 2> VariationalDequantizationLayer::Net(const at::Tensor& index) const {
@@ -119,22 +111,34 @@ std::array<at::Tensor, 2> VariationalDequantizationLayer::Net(const at::Tensor& 
   return {kShiftUnit * halves[0], kLargestLogSlope * (halves[1] / kLargestLogSlope).tanh()};
 }
 
-Transformed VariationalDequantizationLayer::Forward(const at::Tensor& x) {
+Transformed VariationalDequantizationLayer::Together(const at::Tensor& x, bool inverse) const {
   const auto [index, noise] = grid_.Split(x);
   const auto [shift, log_slope] = Net(index);
   const at::Tensor from = Logit(Inside(noise));
-  const at::Tensor to = shift + log_slope.exp() * from;
+  const at::Tensor to =
+      inverse ? (from - shift) * (-log_slope).exp() : shift + log_slope.exp() * from;
+  const at::Tensor log_det = SumRows(LogSlope(to) - LogSlope(from));
   return {grid_.Join({index, Inside(at::sigmoid(to))}),
-          SumRows(log_slope + LogSlope(to) - LogSlope(from))};
+          inverse ? log_det - SumRows(log_slope) : log_det + SumRows(log_slope)};
+}
+
+Transformed VariationalDequantizationLayer::Apply(const at::Tensor& x, bool inverse) const {
+  if (is_image_ || !x.is_cpu() || x.size(0) <= 1) return Together(x, inverse);
+  std::vector<at::Tensor> values, log_dets;
+  for (int64_t row = 0; row < x.size(0); ++row) {
+    Transformed y = Together(x.narrow(0, row, 1), inverse);
+    values.push_back(std::move(y.value));
+    log_dets.push_back(std::move(y.log_det));
+  }
+  return {at::cat(values), at::cat(log_dets)};
+}
+
+Transformed VariationalDequantizationLayer::Forward(const at::Tensor& x) {
+  return Apply(x, /*inverse=*/false);
 }
 
 Transformed VariationalDequantizationLayer::Inverse(const at::Tensor& z) {
-  const auto [index, noise] = grid_.Split(z);
-  const auto [shift, log_slope] = Net(index);
-  const at::Tensor from = Logit(Inside(noise));
-  const at::Tensor to = (from - shift) * (-log_slope).exp();
-  return {grid_.Join({index, Inside(at::sigmoid(to))}),
-          SumRows(LogSlope(to) - LogSlope(from) - log_slope)};
+  return Apply(z, /*inverse=*/true);
 }
 
 void VariationalDequantizationLayer::InitialiseFrom(const at::Tensor& x) {

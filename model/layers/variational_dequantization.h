@@ -22,11 +22,12 @@ namespace bflow {
 
 // Parameters: net.N.{weight,bias}, N = 0 .. dilations, weights [out, in, taps] or [out, in, taps,
 // taps], drawn uniform within +-1/sqrt(values that an output sees); those of the last convolution
-// start as 0, so that the layer starts as the identity. Buffers: mean, log_scale [C], of the codes
-// of the first batch in the scaled unit (0 before InitialiseFrom). The net computes in the dtype of
-// the parameters, the rest in float64. Forward and Inverse take x of any dtype and return float64.
-// A row's result does not depend on the batch on the CPU for waveforms; images: as their
-// convolutions (model/scoring/window_features.h).
+// start as 0, so that the layer starts as the identity. mean, log_scale [C], which normalise the
+// codes, start as those of the first batch (0 before InitialiseFrom). The net computes in the dtype
+// of the parameters, the rest in float64. Forward and Inverse take x of any dtype and return
+// float64. On the CPU the rows of waveforms go one by one: what the library computes for a row,
+// even a logarithm, depends on how many go together. Images come alone where that matters
+// (model/scoring/window_features.h).
 class VariationalDequantizationLayer : public Bijector {
  public:
   // `shape` has channels_of_event.
@@ -40,6 +41,9 @@ class VariationalDequantizationLayer : public Bijector {
   void InitialiseFrom(const at::Tensor& x) override;
 
  private:
+  Transformed Apply(const at::Tensor& x, bool inverse) const;
+  // All rows in one pass.
+  Transformed Together(const at::Tensor& x, bool inverse) const;
   // a + b logit u is the logit of u': {a, log b}, float64, of the shape of the event.
   std::array<at::Tensor, 2> Net(const at::Tensor& index) const;
   // What the net sees, [B, channels, positions...].

@@ -28,19 +28,24 @@ WhiteningLayer::WhiteningLayer(int64_t channels, int64_t order, at::ScalarType d
 std::vector<at::Tensor> WhiteningLayer::Map() const {
   if (!frozen_map_.empty()) return frozen_map_;
   std::vector<at::Tensor> map;
-  for (const at::Tensor& buffer : buffers_) map.push_back(buffer.to(at::kCPU, at::kDouble));
+  for (const at::Tensor& buffer : buffers_) map.push_back(buffer.to(at::kDouble));
   return map;
 }
 
-Transformed WhiteningLayer::Apply(const at::Tensor& x, bool inverse) const {
-  auto [y, log_det] = whitening(x.to(at::kCPU, at::kDouble), Map(), inverse);
-  return {y.to(x.device(), inverse ? at::kDouble : dtype_),
-          log_det.to(x.device()).expand({x.size(0)})};
+Transformed WhiteningLayer::Forward(const at::Tensor& x) {
+  // Only the CPU has a kernel of its own.
+  const auto [y, log_det] = x.is_cpu()
+                                ? whitening(x.to(at::kDouble), Map(), /*inverse=*/false)
+                                : WhiteningReference(x.to(at::kDouble), Map(), /*inverse=*/false);
+  return {y.to(dtype_), log_det.expand({x.size(0)})};
 }
 
-Transformed WhiteningLayer::Forward(const at::Tensor& x) { return Apply(x, /*inverse=*/false); }
-
-Transformed WhiteningLayer::Inverse(const at::Tensor& z) { return Apply(z, /*inverse=*/true); }
+Transformed WhiteningLayer::Inverse(const at::Tensor& z) {
+  std::vector<at::Tensor> map = Map();
+  for (at::Tensor& tensor : map) tensor = tensor.cpu();
+  const auto [x, log_det] = whitening(z.to(at::kCPU, at::kDouble), map, /*inverse=*/true);
+  return {x.to(z.device()), log_det.to(z.device()).expand({z.size(0)})};
+}
 
 void WhiteningLayer::Freeze() {
   const c10::NoGradGuard no_grad;

@@ -15,9 +15,9 @@ namespace bflow {
 
 // Buffers, in the unit of x: lags [C,C,K], instantaneous [C,C], bias, log_scale [C], head_weight
 // [KC,KC], head_bias, head_log_scale [KC]; all 0 (the identity) until they are fitted
-// (model/training/fit_whitening.h) or loaded. Computes in float64 on the CPU whatever the dtype and
-// device: residuals are small differences of large numbers. Forward takes x of any dtype and
-// returns the layer's; Inverse returns float64.
+// (model/training/fit_whitening.h) or loaded. Computes in float64 whatever the dtype: residuals are
+// small differences of large numbers. The inverse, one time step after the other, is computed on
+// the CPU. Forward takes x of any dtype and returns the layer's; Inverse returns float64.
 class WhiteningLayer : public Bijector {
  public:
   WhiteningLayer(int64_t channels, int64_t order, at::ScalarType dtype);
@@ -27,9 +27,8 @@ class WhiteningLayer : public Bijector {
   void Freeze() override;
 
  private:
-  // The buffers on the CPU in float64.
+  // The buffers in float64, where they are.
   std::vector<at::Tensor> Map() const;
-  Transformed Apply(const at::Tensor& x, bool inverse) const;
 
   at::ScalarType dtype_;
   std::vector<at::Tensor> buffers_;

@@ -120,6 +120,8 @@ std::string CudaFaultName(CudaFault fault) {
 absl::StatusOr<BackendInfo> LoadBackendFrom(const std::string& plugin,
                                             DevicePreference preference) {
   if (preference == DevicePreference::kCpu) return BackendInfo{"cpu", "requested", {}, {}};
+  // cuDNN takes TF32 unless it is told not to: ten bits of mantissa, and no score is reproduced.
+  at::globalContext().setAllowTF32CuDNN(false);
   Finding finding = LoadPlugin(plugin);
   const bool cuda = finding.fault == CudaFault::kNone;
   if (!cuda && preference == DevicePreference::kCuda) {

@@ -1,12 +1,11 @@
-// Adam (Kingma and Ba, 2015) and an exponential moving average over plain float buffers. A waveform
-// flow has 15 thousand parameters in 106 tensors: a tensor library's optimiser would spend its time
-// on call overhead, one pass over raw pointers takes microseconds.
+// Adam (Kingma and Ba, 2015) and an exponential moving average over one flat tensor, on its device
+// (model/training/flat_parameters.h).
 #ifndef BFLOW_MODEL_TRAINING_ADAM_H_
 #define BFLOW_MODEL_TRAINING_ADAM_H_
 
 #include <cstdint>
-#include <span>
-#include <vector>
+
+#include "ATen/core/Tensor.h"
 
 namespace bflow {
 
@@ -20,25 +19,28 @@ struct AdamOptions {
 // p -= rate * (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + epsilon), t counting updates from 1.
 class Adam {
  public:
-  // The buffers stay where they are for the life of this object.
-  explicit Adam(std::vector<std::span<float>> parameters, const AdamOptions& options = {});
+  struct State {
+    at::Tensor first_moment, second_moment;  // like the parameters
+    int64_t updates = 0;
+  };
 
-  // One update. `gradients` holds one buffer per parameter buffer, of the same size.
-  void Step(double rate, const std::vector<std::span<const float>>& gradients);
+  // parameters: [N] float, contiguous; changed in place.
+  explicit Adam(const at::Tensor& parameters, const AdamOptions& options = {});
 
-  int64_t updates() const { return updates_; }
-  // All buffers, one after the other, as for Restore.
-  const std::vector<float>& first_moment() const { return first_moment_; }
-  const std::vector<float>& second_moment() const { return second_moment_; }
-  // Goes on from the state of another run; both of the parameters' total size.
-  void Restore(std::vector<float> first_moment, std::vector<float> second_moment, int64_t updates);
+  // One update by gradients [N] on the same device.
+  void Step(double rate, const at::Tensor& gradients);
+
+  const State& state() const { return state_; }
+  State CopyState() const;
+  // Goes on from the state of another run.
+  void Restore(State state) { state_ = std::move(state); }
 
  private:
-  std::vector<std::span<float>> parameters_;
+  void StepOnCpu(double rate, const at::Tensor& gradients);
+
+  at::Tensor parameters_;
   AdamOptions options_;
-  std::vector<float> first_moment_;  // all buffers, one after the other
-  std::vector<float> second_moment_;
-  int64_t updates_ = 0;
+  State state_;
 };
 
 // How a moving average begins.
@@ -50,7 +52,8 @@ enum class DecayStart {
 // average = d average + (1 - d) p after each update t, counting from 1; d by `start`.
 class ExponentialAverage {
  public:
-  ExponentialAverage(std::vector<std::span<float>> parameters, double decay,
+  // parameters: [N] float, contiguous; changed in place by Swap.
+  ExponentialAverage(const at::Tensor& parameters, double decay,
                      DecayStart start = DecayStart::kGrowing);
 
   void Update();
@@ -58,22 +61,17 @@ class ExponentialAverage {
   void Swap();
 
   int64_t updates() const { return updates_; }
-  // Between an even number of swaps.
-  const std::vector<float>& average() const { return average_; }
-  void Restore(std::vector<float> average, int64_t updates);
+  // Between an even number of swaps; changed in place by Update.
+  const at::Tensor& average() const { return average_; }
+  void Restore(const at::Tensor& average, int64_t updates);
 
  private:
-  std::vector<std::span<float>> parameters_;
+  at::Tensor parameters_;
   double decay_;
   DecayStart start_;
-  std::vector<float> average_;
+  at::Tensor average_;
   int64_t updates_ = 0;
 };
-
-// A copy of all buffers, and back.
-std::vector<float> CopyValues(const std::vector<std::span<float>>& parameters);
-void RestoreValues(const std::vector<float>& values,
-                   const std::vector<std::span<float>>& parameters);
 
 }  // namespace bflow
 

@@ -50,6 +50,14 @@ absl::Status ParseSensitivity(const std::string& text, std::optional<Sensitivity
   return absl::OkStatus();
 }
 
+absl::Status ParseDequantization(const std::string& text, Dequantization* out) {
+  if (text != "uniform" && text != "variational") {
+    return Bad("dequantisation", "uniform or variational");
+  }
+  *out = text == "uniform" ? Dequantization::kUniform : Dequantization::kVariational;
+  return absl::OkStatus();
+}
+
 absl::Status ParseKeep(const std::string& text, std::optional<KeepCheckpoint>* out) {
   if (text != "best" && text != "last") return Bad("checkpoint", "best or last");
   *out = text == "best" ? KeepCheckpoint::kBest : KeepCheckpoint::kLast;
@@ -106,6 +114,9 @@ std::map<std::string, FlagHandler> MakeHandlers(TrainOptions* o) {
   handlers["step"] = [o](const std::string& v) { return ParseChannelSteps(v, &o->step); };
   handlers["sensitivity"] = [o](const std::string& v) {
     return ParseSensitivity(v, &o->sensitivity);
+  };
+  handlers["dequantisation"] = [o](const std::string& v) {
+    return ParseDequantization(v, &o->dequantization);
   };
   handlers["checkpoint"] = [o](const std::string& v) { return ParseKeep(v, &o->keep); };
   handlers["ema_scheme"] = [o](const std::string& v) { return ParseEmaScheme(v, &o->ema_scheme); };
@@ -278,6 +289,10 @@ std::string TrainHelp() {
       "shape,\n"
       "                           channels, rate and sensitivity are those of the data and the "
       "flags\n"
+      "  --dequantisation=uniform|variational\n"
+      "                           variational: a layer in front, trained with the flow, moves the "
+      "noise\n"
+      "                           inside each code's cell (docs/math.md)\n"
       "  --window=1024 --hop=N    samples per window; distance of windows outside training "
       "(default: window)\n"
       "  --step=S[,S]             codes between neighbouring values of a channel (default 1)\n"

@@ -15,6 +15,9 @@
 
 namespace bflow {
 
+// Where in its code's cell the flow sees a value: uniform, or at a place that it learns.
+enum class Dequantization { kUniform, kVariational };
+
 // Which weights of a run are saved.
 enum class KeepCheckpoint { kBest, kLast };
 
@@ -31,6 +34,8 @@ struct TrainOptions {
   std::optional<int64_t> version;  // absent: the next free one
   std::string import_file;         // a model file to take over; nothing is trained then
   std::string spec_file;           // empty: the preset's architecture
+  // Of both: kVariational puts that layer in front.
+  Dequantization dequantization = Dequantization::kUniform;
 
   std::optional<int64_t> window;  // 1024
   std::optional<int64_t> hop;     // the window

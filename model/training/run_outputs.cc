@@ -10,7 +10,7 @@
 #include "base/file.h"
 #include "base/status.h"
 #include "model/checkpoint/repository.h"
-#include "model/training/host_parameters.h"
+#include "model/training/flat_parameters.h"
 #include "model/training/sample_picture.h"
 
 namespace bflow {
@@ -104,8 +104,8 @@ void RunOutputs::SaveStep(const std::shared_ptr<Flow>& flow, const TrainingEvent
   RunDescription run = DescribeRun(options_, step);
   run.fingerprint = fingerprint_;
   const absl::Status saved = [&]() -> absl::Status {
+    BFLOW_ASSIGN_OR_RETURN(const auto calibration, Calibrate(*flow, data));
     BFLOW_ASSIGN_OR_RETURN(const std::shared_ptr<Flow> on_cpu, OnCpu(flow));
-    BFLOW_ASSIGN_OR_RETURN(const auto calibration, Calibrate(*on_cpu, data));
     return SaveModel(files_, StepDirectory(step), *on_cpu, data, run, calibration);
   }();
   if (saved.ok()) return;

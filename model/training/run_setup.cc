@@ -1,5 +1,6 @@
 #include "model/training/run_setup.h"
 
+#include <algorithm>
 #include <utility>
 #include <variant>
 #include <vector>
@@ -17,6 +18,22 @@ namespace bflow {
 namespace {
 
 constexpr int64_t kMaxSpecBytes = int64_t{1} << 20;
+
+absl::Status AddVariationalDequantization(FlowSpec* spec) {
+  for (const LayerSpec& layer : spec->pre) {
+    if (std::holds_alternative<VariationalDequantizationSpec>(layer)) {
+      return absl::InvalidArgumentError("--dequantisation: the flow of --spec has this layer");
+    }
+  }
+  VariationalDequantizationSpec layer;
+  if (spec->is_image()) {
+    layer.hidden = 32;
+    layer.kernel = 3;
+    layer.dilations = {1, 1, 1};
+  }
+  spec->pre.insert(std::find_if_not(spec->pre.begin(), spec->pre.end(), IsOnCodes), layer);
+  return absl::OkStatus();
+}
 
 }  // namespace
 
@@ -86,6 +103,9 @@ absl::StatusOr<FlowSpec> MakeSpec(const Preset& preset, const std::optional<Flow
     spec = ImageFlowSpec(architecture, shape);
   } else {
     WriteArchitecture(preset, shape[0], shape[1], &spec);
+  }
+  if (options.dequantization == Dequantization::kVariational) {
+    BFLOW_RETURN_IF_ERROR(AddVariationalDequantization(&spec));
   }
   spec.event_shape = shape;
   spec.sampling_rate_hz = data.frames_per_second();

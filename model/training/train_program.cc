@@ -24,7 +24,7 @@
 #include "model/scoring/torch_guard.h"
 #include "model/training/evaluate.h"
 #include "model/training/fit_fixed_layers.h"
-#include "model/training/host_parameters.h"
+#include "model/training/flat_parameters.h"
 #include "model/training/load_data.h"
 #include "model/training/presets.h"
 #include "model/training/run_outputs.h"
@@ -216,10 +216,6 @@ int Run::Train() {
     return Fail(bad_data ? kExitBadInput : kExitInternal, outcome.status());
   }
   outcome_ = *outcome;
-  // Calibration, self-test and files are the CPU's, as a loader without a GPU would compute them.
-  flow = OnCpu(flow_);
-  if (!flow.ok()) return Fail(kExitInternal, flow.status());
-  flow_ = *flow;
   if (outcome_.end == TrainingEnd::kDiverged) {
     std::fprintf(stderr,
                  "bflow-train: training ended: the loss or the gradients of %d steps in a row were "
@@ -258,15 +254,20 @@ int Run::Finish() {
     run.ended = absl::StrCat("loss or gradients of ", Trainer::kMaxBadSteps,
                              " steps in a row were not finite after step ", outcome_.steps);
   }
+  // Where it was trained: a CPU would take hours for the test part of a large image flow.
   if (absl::Status tested = EvaluateTest(&run); !tested.ok()) return Fail(kExitInternal, tested);
   absl::StatusOr<std::optional<Calibration>> calibration = Calibrate(*flow_, *data_);
   if (!calibration.ok()) return Fail(kExitInternal, calibration.status());
+  // The self-test and the files are the CPU's, as a loader without a GPU would compute them.
+  absl::StatusOr<std::shared_ptr<Flow>> on_cpu = OnCpu(flow_);
+  if (!on_cpu.ok()) return Fail(kExitInternal, on_cpu.status());
   if (*calibration && 2 * (*calibration)->n() < kMinCalibrationWindows) {
     std::fprintf(stderr, "warning: %d calibration %s; fewer than %d make p-values unreliable\n",
                  2 * (*calibration)->n(), data_->noun().c_str(),
                  static_cast<int>(kMinCalibrationWindows));
   }
-  absl::Status saved = SaveModel(files_, outputs_->directory(), *flow_, *data_, run, *calibration);
+  absl::Status saved =
+      SaveModel(files_, outputs_->directory(), **on_cpu, *data_, run, *calibration);
   if (!saved.ok()) {
     bool ours = saved.code() == absl::StatusCode::kInvalidArgument ||
                 saved.code() == absl::StatusCode::kDataLoss;
@@ -300,8 +301,7 @@ int RunTrain(const TrainOptions& options, const std::atomic<bool>& stop, FileSys
     return Fail(kExitConfiguration,
                 absl::InvalidArgumentError("--convolution_precision: tf32 needs a GPU"));
   }
-  // cuDNN serves the couplings' convolutions alone, and takes TF32 unless it is told not to.
-  at::globalContext().setAllowTF32CuDNN(tf32);
+  at::globalContext().setAllowTF32CuDNN(tf32);  // cuDNN serves the couplings' convolutions alone
   at::set_num_threads(CoreCount());
   int exit_code = kExitInternal;
   absl::Status status = GuardTorch("bflow-train", [&] {

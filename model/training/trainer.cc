@@ -51,6 +51,17 @@ class CodeScaling {
   std::vector<T> slope_, noise_slope_, offset_;
 };
 
+// Events one after the other, without noise.
+template <typename T>
+void ScaleEvents(const FlowSpec& spec, const std::vector<float>& codes, T* out) {
+  const CodeScaling<T> scaling(spec);
+  const int64_t size = spec.event_size();
+  const std::vector<float> noise(static_cast<size_t>(size), 0.0f);
+  for (auto event = codes.begin(); event != codes.end(); event += size, out += size) {
+    scaling.Apply(std::vector<float>(event, event + size), noise, out);
+  }
+}
+
 }  // namespace
 
 double CodeUnitOffset(const FlowSpec& spec) {
@@ -122,18 +133,16 @@ absl::StatusOr<at::Tensor> Trainer::FirstBatch() {
     return NextBatch(settings.first_batch > 0 ? settings.first_batch : settings.batch);
   }
   const FlowSpec& spec = flow_->spec();
-  const size_t size = static_cast<size_t>(spec.event_size());
   int64_t rows = 0;
   const std::vector<float> codes = data_.Gather(DataPart::kTrain, false, wanted, &rows);
-  at::Tensor batch = at::empty(Batched(rows, spec.event_shape), at::kFloat);
-  const CodeScaling<float> scaling(spec);
-  const std::vector<float> noise(size, 0.0f);
-  std::vector<float> of_row(size);
-  for (size_t r = 0; r < static_cast<size_t>(rows); ++r) {
-    std::copy_n(codes.data() + r * size, size, of_row.data());
-    scaling.Apply(of_row, noise, batch.data_ptr<float>() + r * size);
+  at::Tensor batch =
+      at::empty(Batched(rows, spec.event_shape), at::TensorOptions(flow_->input_dtype()));
+  if (flow_->input_dtype() == at::kDouble) {
+    ScaleEvents(spec, codes, batch.data_ptr<double>());
+  } else {
+    ScaleEvents(spec, codes, batch.data_ptr<float>());
   }
-  return batch.to(flow_->device(), flow_->input_dtype());
+  return batch.to(flow_->device());
 }
 
 std::optional<double> Trainer::ButterflyRate() const {

@@ -1,10 +1,13 @@
 #include "model/training/updater.h"
 
-#include <algorithm>
 #include <cmath>
 #include <limits>
+#include <span>
 #include <utility>
 
+#include "ATen/ops/linalg_vector_norm.h"
+#include "ATen/ops/stack.h"
+#include "absl/strings/match.h"
 #include "torch/csrc/autograd/autograd.h"
 
 namespace bflow {
@@ -16,17 +19,17 @@ constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
 
 Updater::Updater(std::shared_ptr<Flow> flow, double decay, EmaScheme scheme,
                  double largest_gradient)
-    : flow_(std::move(flow)), largest_gradient_(largest_gradient), parameters_(*flow_) {
+    : flow_(std::move(flow)), largest_gradient_(largest_gradient) {
   const bool alternating = decay > 0 && scheme == EmaScheme::kAlternating;
-  groups_.resize(alternating ? 2 : 1);
-  for (size_t i = 0; i < parameters_.tensors().size(); ++i) {
-    Group& group = groups_[alternating && parameters_.butterfly()[i] ? 1 : 0];
-    group.tensors.push_back(parameters_.tensors()[i]);
-    group.buffers.push_back(parameters_.buffers()[i]);
+  std::vector<at::Tensor> all, butterflies;
+  for (const auto& parameter : flow_->named_parameters()) {
+    const bool of_butterfly = absl::StrContains(parameter.key(), ".factors.");
+    (alternating && of_butterfly ? butterflies : all).push_back(parameter.value());
   }
-  for (Group& group : groups_) group.adam.emplace(group.buffers);
+  groups_.emplace_back(std::move(all));
+  if (alternating) groups_.emplace_back(std::move(butterflies));
   if (decay > 0) {
-    average_.emplace(groups_.back().buffers, decay,
+    average_.emplace(groups_.back().parameters.values(), decay,
                      alternating ? DecayStart::kAtOnce : DecayStart::kGrowing);
   }
 }
@@ -34,18 +37,21 @@ Updater::Updater(std::shared_ptr<Flow> flow, double decay, EmaScheme scheme,
 Updater::Gradients Updater::Differentiate(const at::Tensor& x, const Group& group) const {
   const at::Tensor loss =
       -flow_->LogProb(x).mean() / static_cast<double>(flow_->spec().event_size());
-  Gradients gradients{loss.item<double>(), std::nullopt, kNan};
-  if (!std::isfinite(gradients.loss)) return gradients;
-  HostGradients values(group.tensors.empty()
-                           ? std::vector<at::Tensor>()
-                           : torch::autograd::grad({loss}, group.tensors, /*grad_outputs=*/{},
-                                                   /*retain_graph=*/false, /*create_graph=*/false,
-                                                   /*allow_unused=*/false));
-  gradients.squared_norm = values.SquaredNorm();
-  if (!std::isfinite(gradients.squared_norm)) return gradients;
-  const double norm = std::sqrt(gradients.squared_norm);
-  if (largest_gradient_ > 0 && norm > largest_gradient_) values.Scale(largest_gradient_ / norm);
-  gradients.values = std::move(values);
+  const std::vector<at::Tensor>& tensors = group.parameters.tensors();
+  at::Tensor values = group.parameters.Gather(
+      tensors.empty() ? tensors
+                      : torch::autograd::grad({loss}, tensors, /*grad_outputs=*/{},
+                                              /*retain_graph=*/false, /*create_graph=*/false,
+                                              /*allow_unused=*/false));
+  // In double the square of a finite float is finite. Both at once: a GPU is waited for here.
+  const at::Tensor norm = at::linalg_vector_norm(values, 2, std::nullopt, false, at::kDouble);
+  const at::Tensor figures = at::stack({loss.detach().to(at::kDouble), norm}).cpu();
+  Gradients gradients{figures[0].item<double>(), std::move(values), figures[1].item<double>()};
+  if (!std::isfinite(gradients.loss) || !std::isfinite(gradients.norm)) {
+    gradients.values.reset();
+  } else if (largest_gradient_ > 0 && gradients.norm > largest_gradient_) {
+    gradients.values.mul_(largest_gradient_ / gradients.norm);
+  }
   return gradients;
 }
 
@@ -57,12 +63,11 @@ Update Updater::Step(const at::Tensor& x, double rate, std::optional<double> but
 Update Updater::StepTogether(const at::Tensor& x, double rate) {
   Group& group = groups_.front();
   const Gradients gradients = Differentiate(x, group);
-  if (!gradients.values) return {false, gradients.loss, kNan};
-  before_ = Before{Values(), average_ ? average_->average() : std::vector<float>()};
-  group.adam->Step(rate, gradients.values->buffers());
+  if (!gradients.values.defined()) return {false, gradients.loss, kNan};
+  before_ = Copy();
+  group.adam.Step(rate, gradients.values);
   if (average_) average_->Update();
-  parameters_.Upload();
-  return {true, gradients.loss, std::sqrt(gradients.squared_norm)};
+  return {true, gradients.loss, gradients.norm};
 }
 
 Update Updater::StepAlternating(const at::Tensor& x, double rate, double butterfly_rate) {
@@ -70,73 +75,82 @@ Update Updater::StepAlternating(const at::Tensor& x, double rate, double butterf
   SwapAverage();
   const Gradients first = Differentiate(x, others);
   SwapAverage();
-  if (!first.values) return {false, first.loss, kNan};
-  Before before{Values(), average_->average()};
-  const Adam adam_before = *others.adam;
-  others.adam->Step(rate, first.values->buffers());
-  parameters_.Upload();
+  if (!first.values.defined()) return {false, first.loss, kNan};
+  Before before = Copy();
+  Adam::State adam_before = others.adam.CopyState();
+  others.adam.Step(rate, first.values);
   const Gradients second = Differentiate(x, butterflies);
-  if (!second.values) {
-    *others.adam = adam_before;
-    SetValues(before.values);
+  if (!second.values.defined()) {
+    others.adam.Restore(std::move(adam_before));
+    Return(before);
     return {false, first.loss, kNan};
   }
-  butterflies.adam->Step(butterfly_rate, second.values->buffers());
+  butterflies.adam.Step(butterfly_rate, second.values);
   average_->Update();
-  parameters_.Upload();
   before_ = std::move(before);
-  return {true, first.loss, std::sqrt(first.squared_norm + second.squared_norm)};
+  return {true, first.loss, std::hypot(first.norm, second.norm)};
+}
+
+Updater::Before Updater::Copy() const {
+  Before before;
+  for (const Group& group : groups_) before.values.push_back(group.parameters.values().clone());
+  if (average_) before.average = average_->average().clone();
+  return before;
+}
+
+void Updater::Return(const Before& before) {
+  for (size_t i = 0; i < groups_.size(); ++i) {
+    groups_[i].parameters.values().copy_(before.values[i]);
+  }
 }
 
 bool Updater::Revert() {
   if (!before_) return false;
-  SetValues(before_->values);
+  Return(*before_);
   if (average_) average_->Restore(before_->average, average_->updates() - 1);
   before_.reset();
   return true;
 }
 
 void Updater::SwapAverage() {
-  if (!average_) return;
-  average_->Swap();
-  parameters_.Upload();
-}
-
-void Updater::SetValues(const std::vector<float>& values) {
-  RestoreValues(values, parameters_.buffers());
-  parameters_.Upload();
+  if (average_) average_->Swap();
 }
 
 void Updater::Save(TrainState* state) const {
   state->parameters = Values();
+  const auto append = [](const std::vector<float>& values, std::vector<float>* to) {
+    to->insert(to->end(), values.begin(), values.end());
+  };
   for (const Group& group : groups_) {
-    const std::vector<float>& m = group.adam->first_moment();
-    const std::vector<float>& v = group.adam->second_moment();
-    state->first_moment.insert(state->first_moment.end(), m.begin(), m.end());
-    state->second_moment.insert(state->second_moment.end(), v.begin(), v.end());
+    append(group.parameters.ToHost(group.adam.state().first_moment), &state->first_moment);
+    append(group.parameters.ToHost(group.adam.state().second_moment), &state->second_moment);
   }
   if (average_) {
-    state->average = average_->average();
+    state->average = groups_.back().parameters.ToHost(average_->average());
     state->average_updates = average_->updates();
   }
 }
 
 absl::Status Updater::Restore(const TrainState& state) {
-  const size_t count = Values().size();
+  size_t count = 0;
+  for (const Group& group : groups_) count += group.parameters.packed_size();
+  const size_t averaged = average_ ? groups_.back().parameters.packed_size() : 0;
   if (state.parameters.size() != count || state.first_moment.size() != count ||
-      state.second_moment.size() != count ||
-      state.average.size() != (average_ ? average_->average().size() : 0)) {
+      state.second_moment.size() != count || state.average.size() != averaged) {
     return absl::DataLossError("training state: does not fit this run");
   }
   SetValues(state.parameters);
-  auto m = state.first_moment.begin(), v = state.second_moment.begin();
+  std::span<const float> m(state.first_moment), v(state.second_moment);
   for (Group& group : groups_) {
-    const auto size = static_cast<std::ptrdiff_t>(group.adam->first_moment().size());
-    group.adam->Restore({m, m + size}, {v, v + size}, state.step);
-    m += size;
-    v += size;
+    const size_t size = group.parameters.packed_size();
+    group.adam.Restore({group.parameters.FromHost(m.first(size)),
+                        group.parameters.FromHost(v.first(size)), state.step});
+    m = m.subspan(size);
+    v = v.subspan(size);
   }
-  if (average_) average_->Restore(state.average, state.average_updates);
+  if (average_) {
+    average_->Restore(groups_.back().parameters.FromHost(state.average), state.average_updates);
+  }
   before_.reset();
   return absl::OkStatus();
 }

@@ -6,14 +6,13 @@
 #include <cstddef>
 #include <memory>
 #include <optional>
-#include <span>
 #include <vector>
 
 #include "ATen/core/Tensor.h"
 #include "absl/status/status.h"
 #include "model/flow/flow.h"
 #include "model/training/adam.h"
-#include "model/training/host_parameters.h"
+#include "model/training/flat_parameters.h"
 #include "model/training/presets.h"
 #include "model/training/train_state.h"
 
@@ -50,8 +49,8 @@ class Updater {
   // Exchanges the average, if any, with the weights that it averages.
   void SwapAverage();
 
-  std::vector<float> Values() const { return CopyValues(parameters_.buffers()); }
-  void SetValues(const std::vector<float>& values);
+  std::vector<float> Values() const { return ParameterValues(*flow_); }
+  void SetValues(const std::vector<float>& values) { SetParameterValues(values, *flow_); }
 
   // The weights, moments and averages of `state`. Errors: DataLoss (they do not fit).
   void Save(TrainState* state) const;
@@ -60,30 +59,34 @@ class Updater {
  private:
   // Weights that move together.
   struct Group {
-    std::vector<at::Tensor> tensors;
-    std::vector<std::span<float>> buffers;
-    std::optional<Adam> adam;
+    explicit Group(std::vector<at::Tensor> tensors)
+        : parameters(std::move(tensors)), adam(parameters.values()) {}
+    FlatParameters parameters;
+    Adam adam;
   };
   struct Gradients {
     double loss;
-    std::optional<HostGradients> values;  // absent: not finite
-    double squared_norm = 0;              // before they were clipped
+    at::Tensor
+        values;   // as the group's parameters; undefined: the loss or one of them is not finite
+    double norm;  // before they were clipped
+  };
+  // What an update changes.
+  struct Before {
+    std::vector<at::Tensor> values;  // of each group
+    at::Tensor average;
   };
 
   Gradients Differentiate(const at::Tensor& x, const Group& group) const;
   Update StepTogether(const at::Tensor& x, double rate);
   Update StepAlternating(const at::Tensor& x, double rate, double butterfly_rate);
+  Before Copy() const;
+  void Return(const Before& before);
 
   std::shared_ptr<Flow> flow_;
   double largest_gradient_;
-  HostParameters parameters_;
   std::vector<Group> groups_;  // all; or all but the butterflies, then the butterflies
-  std::optional<ExponentialAverage> average_;
-
-  struct Before {
-    std::vector<float> values, average;
-  };
-  std::optional<Before> before_;  // the last update
+  std::optional<ExponentialAverage> average_;  // of the last group
+  std::optional<Before> before_;               // the last update
 };
 
 }  // namespace bflow

@@ -15,10 +15,15 @@
 namespace bflow::testing {
 namespace {
 
-FlowSpec PublishedSpec() {
-  FlowSpec spec = TinySpec(/*quantised=*/false);
+// Small flows of all layers; the published waveform flow and the default preset's at full size.
+FlowSpec NamedSpec(const std::string& name, bool quantised) {
+  if (name == "TinyHeavy") return TinyHeavySpec(quantised);
+  if (name == "TinyImage") return TinyImageSpec();
+  FlowSpec spec = TinySpec(quantised);
+  if (name == "Tiny") return spec;
   spec.event_shape = {1024, 2};
-  spec.levels = PublishedWaveformLevels(1024, 2);
+  WriteArchitecture(*FindPreset(name == "Published" ? "waveform-published" : "waveform"), 1024, 2,
+                    &spec);
   return spec;
 }
 
@@ -32,13 +37,13 @@ std::shared_ptr<Flow> Copy(const Flow& flow, at::ScalarType dtype, at::Device de
   return copy;
 }
 
-class GpuFlow : public ::testing::TestWithParam<bool> {
+class GpuFlow : public ::testing::TestWithParam<std::string> {
  protected:
   GpuFlow() {
     at::manual_seed(1);
-    const FlowSpec spec = GetParam() ? PublishedSpec() : TinySpec(/*quantised=*/false);
-    flow_ = *Flow::Create(spec, 7, at::kFloat);
-    x_ = at::rand({33, spec.time_steps(), spec.channel_count()}) * 2 - 1;
+    const FlowSpec spec = NamedSpec(GetParam(), /*quantised=*/false);
+    flow_ = TinyFlow(spec, 7);
+    x_ = (at::rand(Batched(33, spec.event_shape)) * 2 - 1).to(flow_->input_dtype());
     flow_->InitialiseFrom(x_);
     wide_ = Copy(*flow_, at::kDouble, at::kCPU);
   }
@@ -53,13 +58,14 @@ TEST_P(GpuFlow, DensityAndLatents) {
     for (const auto& [dtype, tolerance] : {std::pair{at::kDouble, 1e-11}, {at::kFloat, 2e-5}}) {
       const std::shared_ptr<Flow> gpu = Copy(*flow_, dtype, Gpu());
       if (frozen) gpu->Freeze();
-      const at::Tensor x = x_.to(Gpu(), dtype);
+      const at::Tensor x = x_.to(Gpu(), gpu->input_dtype());
       EXPECT_LE(Error(gpu->LogProb(x).cpu(), expected), tolerance) << dtype;
       const Encoded encoded = gpu->Encode(x);
       EXPECT_LE(Error(encoded.latent.cpu(), wide_->Encode(x_.to(at::kDouble)).latent),
                 dtype == at::kFloat ? 1e-4 : 1e-10);
       const Transformed back = gpu->Decode(encoded.latent);
-      EXPECT_LE(Error(back.value, x), dtype == at::kFloat ? 1e-4 : 1e-10);
+      EXPECT_LE(Error(back.value.to(at::kDouble), x.to(at::kDouble)),
+                dtype == at::kFloat ? 1e-4 : 1e-10);
       EXPECT_LE(Error(back.log_det.cpu(), -encoded.log_det.cpu()),
                 dtype == at::kFloat ? 1e-4 : 1e-10);
     }
@@ -83,10 +89,14 @@ TEST_P(GpuFlow, Gradients) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(TinyAndPublished, GpuFlow, ::testing::Bool());
+const auto kNames = ::testing::Values("Tiny", "TinyHeavy", "TinyImage", "Published", "Default");
+std::string NameOf(const ::testing::TestParamInfo<std::string>& info) { return info.param; }
+INSTANTIATE_TEST_SUITE_P(Specs, GpuFlow, kNames, NameOf);
 
-TEST(GpuScorer, ScoresAsOnTheCpu) {
-  const FlowSpec spec = TinySpec();
+class GpuScorer : public ::testing::TestWithParam<std::string> {};
+
+TEST_P(GpuScorer, ScoresAsOnTheCpu) {
+  const FlowSpec spec = NamedSpec(GetParam(), /*quantised=*/true);
   const absl::StatusOr<Checkpoint> checkpoint = TinyCheckpoint(spec, 64);
   ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
   ScorerOptions on_gpu;
@@ -107,6 +117,8 @@ TEST(GpuScorer, ScoresAsOnTheCpu) {
   const auto drawn = (*gpu)->Sample(sample);
   ASSERT_TRUE(drawn.ok()) << drawn.status();
 }
+
+INSTANTIATE_TEST_SUITE_P(Specs, GpuScorer, kNames, NameOf);
 
 }  // namespace
 }  // namespace bflow::testing

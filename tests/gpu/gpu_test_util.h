@@ -11,17 +11,19 @@
 
 #include "ATen/core/Tensor.h"
 #include "gtest/gtest.h"
+#include "model/ops/cuda/build_id.h"
 #include "model/scoring/backend.h"
+#include "tests/gpu/build_folder.h"
 #include "tests/model/ops/ops_test_util.h"
 
 namespace bflow::testing {
 
 class GpuEnvironment : public ::testing::Environment {
  public:
-  // BFLOW_CUDA_PLUGIN: the file, from the build. Ends the process where a failed assertion would
-  // have the tests reported as skipped.
+  // Ends the process where a failed assertion would have the tests reported as skipped.
   void SetUp() override {
-    const auto backend = LoadBackendFrom(BFLOW_CUDA_PLUGIN, DevicePreference::kCuda);
+    const auto backend =
+        LoadBackendFrom(BuildFolder() + "/bin/" + kCudaPluginFile, DevicePreference::kCuda);
     if (backend.ok()) return;
     std::fprintf(stderr, "no device: %s\n", backend.status().ToString().c_str());
     std::_Exit(1);

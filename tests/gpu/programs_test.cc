@@ -18,6 +18,7 @@
 #include "base/file.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/gpu/build_folder.h"
 
 namespace bflow {
 namespace {
@@ -43,7 +44,7 @@ class GpuPrograms : public ::testing::Test {
   // Output goes to NAME.out and NAME.err.
   pid_t Start(const std::string& name, const std::string& program,
               std::vector<std::string> arguments) const {
-    arguments.insert(arguments.begin(), JoinPath(BFLOW_BIN, program));
+    arguments.insert(arguments.begin(), BuildFolder() + "/bin/" + program);
     std::vector<char*> argv;
     for (std::string& a : arguments) argv.push_back(a.data());
     argv.push_back(nullptr);

@@ -3,11 +3,32 @@
 #include <algorithm>
 #include <cmath>
 
+#include "ATen/ops/randn.h"
+#include "model/training/adam.h"
 #include "tests/gpu/gpu_test_util.h"
 #include "tests/model/training/trainer_fixture.h"
 
 namespace bflow {
 namespace {
+
+// The same optimiser and average on both devices.
+TEST(GpuAdam, StepsAsOnTheCpu) {
+  at::manual_seed(1);
+  const at::Tensor p = at::randn({1000}), on_gpu = p.to(testing::Gpu());
+  Adam cpu(p), gpu(on_gpu);
+  ExponentialAverage cpu_average(p, 0.9), gpu_average(on_gpu, 0.9);
+  for (int t = 1; t <= 50; ++t) {
+    const at::Tensor g = at::randn({1000}) * std::pow(10.0, t % 8 - 6);
+    cpu.Step(1e-2 / t, g);
+    gpu.Step(1e-2 / t, g.to(testing::Gpu()));
+    cpu_average.Update();
+    gpu_average.Update();
+  }
+  cpu_average.Swap();
+  gpu_average.Swap();
+  EXPECT_LE(testing::Error(on_gpu.cpu(), p), 1e-6);
+  EXPECT_LE(testing::Error(gpu_average.average().cpu(), cpu_average.average()), 1e-6);
+}
 
 class GpuTrainer : public TrainerTest {};
 
@@ -53,8 +74,7 @@ TEST_F(GpuTrainer, WhatIsWrittenIsOnTheCpu) {
   const std::shared_ptr<Flow> flow = NewFlow();
   const std::shared_ptr<Flow> copy = *OnCpu(flow);
   EXPECT_TRUE(copy->device().is_cpu());
-  EXPECT_EQ(CopyValues(HostParameters(*copy).buffers()),
-            CopyValues(HostParameters(*flow).buffers()));
+  EXPECT_EQ(ParameterValues(*copy), ParameterValues(*flow));
 }
 
 }  // namespace

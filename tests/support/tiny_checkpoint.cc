@@ -8,6 +8,8 @@
 #include <vector>
 
 #include "ATen/core/Tensor.h"
+#include "ATen/ops/linspace.h"
+#include "absl/strings/str_cat.h"
 #include "base/philox.h"
 #include "base/status.h"
 #include "c10/core/GradMode.h"
@@ -91,12 +93,37 @@ FlowSpec TinyExactSpec() {
   return spec;
 }
 
+FlowSpec Dequantised(FlowSpec spec) {
+  spec.pre.insert(spec.pre.begin(),
+                  VariationalDequantizationSpec{.hidden = 5, .kernel = 3, .dilations = {1, 2}});
+  return spec;
+}
+
+namespace {
+
+// Names of the tensors of the whitening begin so; of none if there is no whitening.
+std::string WhiteningPrefix(const FlowSpec& spec) {
+  const std::optional<size_t> index = WhiteningIndex(spec);
+  return index ? absl::StrCat("pre.", *index, ".") : "none.";
+}
+
+}  // namespace
+
 std::shared_ptr<Flow> TinyFlow(const FlowSpec& spec, uint64_t seed) {
   std::shared_ptr<Flow> flow = *Flow::Create(spec, seed, at::kFloat);
   const c10::NoGradGuard no_grad;
+  const std::string whitening = WhiteningPrefix(spec);
   for (auto& [name, tensor] : flow->NamedTensors()) {
-    if (name == "pre.0.lags") tensor.select(2, 0).fill_diagonal_(0.9);
-    if (name == "pre.0.head_weight") tensor.diagonal(-2).fill_(0.9);
+    if (name == whitening + "lags") tensor.select(2, 0).fill_diagonal_(0.9);
+    if (name == whitening + "head_weight") tensor.diagonal(-2).fill_(0.9);
+    if (name == whitening + "log_scale" || name == whitening + "head_log_scale") {
+      tensor.fill_(-1.5);
+    }
+    const bool of_dequantisation = name.starts_with("pre.0.net.") && whitening != "pre.0.";
+    if (of_dequantisation && name.ends_with(".bias")) tensor.fill_(0.05);
+    if (of_dequantisation && tensor.eq(0).all().item<bool>()) {
+      tensor.copy_(at::linspace(-0.3, 0.4, tensor.numel()).view(tensor.sizes()));
+    }
     if (name == "pre.0.codes.0") tensor.mul_(2);
     if (name == "pre.1.whitening.lags") tensor.select(2, 0).fill_diagonal_(0.9);
     if (name == "pre.1.whitening.head_weight") tensor.diagonal(-2).fill_(0.9);
@@ -104,7 +131,6 @@ std::shared_ptr<Flow> TinyFlow(const FlowSpec& spec, uint64_t seed) {
     if (name == "pre.1.whitening.head_log_scale") tensor.fill_(2);
     if (name == "pre.1.mean") tensor.fill_(40);
     if (name == "pre.1.log_deviation") tensor.fill_(3);
-    if (name == "pre.0.log_scale" || name == "pre.0.head_log_scale") tensor.fill_(-1.5);
   }
   return flow;
 }

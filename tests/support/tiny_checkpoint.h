@@ -29,7 +29,11 @@ FlowSpec TinyHeavySpec(bool quantised = true);
 // of V, with a small box layer and a logistic base.
 FlowSpec TinyExactSpec();
 
-// A float32 flow of `spec` with freshly drawn parameters; a whitening that takes differences.
+// `spec` with variational dequantisation in front.
+FlowSpec Dequantised(FlowSpec spec);
+
+// A float32 flow of `spec` with freshly drawn parameters; a whitening that takes differences, and a
+// dequantisation that is not the identity it starts as.
 std::shared_ptr<Flow> TinyFlow(const FlowSpec& spec, uint64_t seed = 1);
 
 // Rows that fit the spec: a random walk in codes within the training range, or in the scaled unit;

@@ -162,6 +162,21 @@ TEST(FlowSpecTest, RefusesNamingThePath) {
       {"/pre", "[{\"kind\":\"whitening\",\"order\":8}]", "pre[0].order: is 8, expected less than"},
       {"/pre", "[{\"kind\":\"permutation\"},{\"kind\":\"whitening\",\"order\":2}]",
        "pre[1].kind: only layers on codes can stand before whitening"},
+      {"/pre", "[{\"kind\":\"variational_dequantisation\",\"hidden\":0}]", "pre[0].hidden: is 0"},
+      {"/pre", "[{\"kind\":\"variational_dequantisation\",\"kernel\":4}]",
+       "pre[0].kernel: expected an odd"},
+      {"/pre", "[{\"kind\":\"variational_dequantisation\",\"dilations\":[]}]",
+       "number of pre[0].dilations: is 0"},
+      {"/pre", "[{\"kind\":\"variational_dequantisation\",\"dilations\":[1,0]}]",
+       "pre[0].dilations[1]: is 0"},
+      {"/pre", "[{\"kind\":\"variational_dequantisation\",\"dilations\":[1,513]}]",
+       "pre[0].dilations[1]: reaches 1026 steps"},
+      {"/pre", "[{\"kind\":\"variational_dequantisation\",\"dilation\":1}]",
+       "pre[0].dilation: unknown field"},
+      {"/pre", "[{\"kind\":\"permutation\"},{\"kind\":\"variational_dequantisation\"}]",
+       "pre[1].kind: variational_dequantisation acts on codes"},
+      {"/levels/0/blocks/0/0", "{\"kind\":\"variational_dequantisation\"}",
+       "variational_dequantisation belongs into pre"},
       {"/pre", "[{\"kind\":\"butterfly\",\"factors\":1},{\"kind\":\"logit\"}]",
        "pre[1].kind: only permutations"},
       {"/pre", "[{\"kind\":\"lattice\"}]", "pre[0].sizes: missing"},
@@ -375,6 +390,41 @@ TEST(FlowSpecTest, ALayerOfWaveformsIsRefusedInAnImage) {
   spec = PaperImageSpec(2, 1, 1);
   spec.sampling_rate_hz = 125;
   EXPECT_THAT(std::string(ValidateFlowSpec(spec).message()), HasSubstr("an image has none"));
+}
+
+TEST(FlowSpecTest, LayersOnCodesNeedCodesAndComeFirst) {
+  FlowSpec spec = SmallSpec();
+  spec.pre = {VariationalDequantizationSpec{.hidden = 7, .kernel = 3, .dilations = {1, 4}},
+              WhiteningSpec{3}};
+  const std::string json = FlowSpecToJson(spec);
+  auto parsed = ParseFlowSpec(json);
+  ASSERT_TRUE(parsed.ok()) << parsed.status();
+  EXPECT_EQ(FlowSpecToJson(*parsed), json);
+  EXPECT_EQ(WhiteningIndex(*parsed), 1u);
+  EXPECT_TRUE(HasWhitening(*parsed) && NeedsDoubleInput(*parsed));
+  std::vector<std::vector<int64_t>> shapes;
+  for (const TensorSpec& tensor : ExpectedTensors(spec)) {
+    if (tensor.name.starts_with("pre.0.")) shapes.push_back(tensor.shape);
+  }
+  EXPECT_THAT(shapes, ElementsAre(ElementsAre(2), ElementsAre(2), ElementsAre(7, 4, 3),
+                                  ElementsAre(7), ElementsAre(7, 7, 3), ElementsAre(7),
+                                  ElementsAre(4, 7, 1), ElementsAre(4)));
+  parsed->pre.pop_back();
+  EXPECT_TRUE(!HasWhitening(*parsed) && NeedsDoubleInput(*parsed));
+  EXPECT_EQ(EventLevelShape(*parsed).channels_of_event.size(), 2u);
+  EXPECT_TRUE(ShapeAtLevel(*parsed, 0).channels_of_event.empty());
+  spec.dequantization = SpecDequantization::kNone;
+  EXPECT_THAT(std::string(ValidateFlowSpec(spec).message()),
+              HasSubstr("pre[0].kind: variational_dequantisation needs dequantisation"));
+  // A small file must not ask for much: what a row is unfolded to is bounded.
+  spec = PaperImageSpec(2, 1, 1);
+  spec.pre = {VariationalDequantizationSpec{.hidden = 4096, .kernel = 9, .dilations = {1}}};
+  EXPECT_THAT(std::string(ValidateFlowSpec(spec).message()),
+              HasSubstr("pre[0]: hidden x taps x positions is more than"));
+  spec.pre = {VariationalDequantizationSpec{.hidden = 32, .kernel = 3, .dilations = {1}},
+              PermutationSpec{}, LogitSpec{}};
+  EXPECT_TRUE(ValidateFlowSpec(spec).ok()) << ValidateFlowSpec(spec);
+  EXPECT_FALSE(HasWhitening(spec));
 }
 
 TEST(FlowSpecTest, OddChannelsCannotBeHalved) {

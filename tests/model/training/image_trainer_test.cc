@@ -115,8 +115,6 @@ class ImageTrainerTest : public ::testing::Test {
   TrainerOptions options_;
 };
 
-std::vector<float> Values(const Flow& flow) { return CopyValues(HostParameters(flow).buffers()); }
-
 TEST_F(ImageTrainerTest, StartsFromTheTrainingImagesWithoutNoise) {
   options_.settings.schedule.learning_rate = 0;
   options_.settings.steps = 1;
@@ -126,7 +124,7 @@ TEST_F(ImageTrainerTest, StartsFromTheTrainingImagesWithoutNoise) {
   EXPECT_EQ(rows, 16);
   const std::shared_ptr<Flow> flow = NewFlow();
   flow->InitialiseFrom(Scaled(codes, CodeNoise::kNone, 0));
-  EXPECT_EQ(Values(*seen.flow), Values(*flow));
+  EXPECT_EQ(ParameterValues(*seen.flow), ParameterValues(*flow));
 }
 
 TEST_F(ImageTrainerTest, ButterfliesStartAsTheIdentity) {
@@ -150,7 +148,7 @@ TEST_F(ImageTrainerTest, ResumedAtEveryStepGivesTheSameBits) {
     SCOPED_TRACE(absl::StrCat("after step ", k + 1));
     const TrainState from = *ParseTrainState(*SerialiseTrainState(whole.states[k]));
     const Seen rest = Train(&from);
-    EXPECT_EQ(Values(*rest.flow), Values(*whole.flow));
+    EXPECT_EQ(ParameterValues(*rest.flow), ParameterValues(*whole.flow));
     ASSERT_EQ(rest.states.size(), whole.states.size() - k - 1);
     for (size_t i = 0; i < rest.states.size(); ++i) {
       EXPECT_EQ(*SerialiseTrainState(rest.states[i]),
@@ -163,14 +161,15 @@ TEST_F(ImageTrainerTest, ResumedAtEveryStepGivesTheSameBits) {
 TEST_F(ImageTrainerTest, TheButterfliesRateFallsByEpoch) {
   options_.settings.butterfly_decay = 0;
   const Seen seen = Train();
-  const std::vector<bool> butterfly = HostParameters(*seen.flow).butterfly();
-  const std::vector<std::span<float>> buffers = HostParameters(*seen.flow).buffers();
+  const auto parameters = seen.flow->named_parameters();
   const auto moved = [&](size_t from, size_t to, bool of_butterflies) {
     size_t next = 0;
     bool any = false;
-    for (size_t i = 0; i < buffers.size(); ++i) {
-      for (size_t end = next + buffers[i].size(); next < end; ++next) {
-        if (butterfly[i] != of_butterflies) continue;
+    for (const auto& parameter : parameters) {
+      const bool butterfly = parameter.key().find(".factors.") != std::string::npos;
+      const size_t end = next + static_cast<size_t>(parameter.value().numel());
+      for (; next < end; ++next) {
+        if (butterfly != of_butterflies) continue;
         any |= seen.states[from].parameters[next] != seen.states[to].parameters[next];
       }
     }
@@ -188,12 +187,11 @@ TEST_F(ImageTrainerTest, Bfloat16ConvolutionsTrainNearlyAsFloat32) {
   options_.settings.precision = ConvolutionPrecision::kBf16;
   const Seen half = Train();
   EXPECT_LT(full.losses[2], full.losses[0] - 0.05);
-  EXPECT_NE(Values(*half.flow), Values(*full.flow));
+  EXPECT_NE(ParameterValues(*half.flow), ParameterValues(*full.flow));
   for (size_t i = 0; i < 3; ++i) EXPECT_NEAR(half.losses[i], full.losses[i], 0.02) << i;
   // What is kept computes in float32: the likelihood is that of a new flow with the same weights.
   const std::shared_ptr<Flow> copy = NewFlow();
-  HostParameters parameters(*copy);
-  RestoreValues(Values(*half.flow), parameters.buffers());
+  SetParameterValues(ParameterValues(*half.flow), *copy);
   int64_t rows = 0;
   const std::vector<float> codes = data_.Gather(DataPart::kTest, false, 4, &rows);
   EXPECT_EQ(*MeanNll(*half.flow, codes, rows, 1, nullptr),

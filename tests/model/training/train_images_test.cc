@@ -158,6 +158,26 @@ TEST_F(TrainImagesTest, TrainsAndWritesAModelThatScores) {
   EXPECT_THAT(out_, HasSubstr(absl::StrFormat("test         %.3f", bits_per_dim(mean))));
 }
 
+TEST_F(TrainImagesTest, TrainsTheDequantisationWithTheFlow) {
+  ASSERT_EQ(Train({"--dequantisation=variational", "--steps=20", "--calibration_fraction=0.2"}), 0)
+      << err_;
+  const Checkpoint checkpoint = *ReadCheckpoint(Version(1));
+  ASSERT_EQ(checkpoint.spec.pre.size(), 1u);
+  const auto& layer = std::get<VariationalDequantizationSpec>(checkpoint.spec.pre[0]);
+  EXPECT_EQ(layer.kernel, 3);
+  const std::unique_ptr<Scorer> scorer = *MakeFlowScorer(checkpoint);
+  const SelfTest& expected = checkpoint.self_test;
+  const AnomalyResult result = *scorer->Anomaly({expected.rows, expected.x}, {});
+  for (size_t i = 0; i < expected.log_prob.size(); ++i) {
+    EXPECT_TRUE(Reproduces(result.log_prob[i], expected.log_prob[i], kSelfTestRtol));
+    EXPECT_TRUE(Reproduces(result.score[i], expected.score[i], kSelfTestRtol));
+  }
+  SampleOptions options;
+  options.rows = 2;
+  const SampleResult sample = *scorer->Sample(options);
+  for (const float code : sample.samples) EXPECT_EQ(code, std::floor(code));
+}
+
 TEST_F(TrainImagesTest, TheSameSeedGivesTheSameWeights) {
   for (const char* seed : {"--seed=4", "--seed=4", "--seed=5"}) {
     ASSERT_EQ(Train({"--steps=4", "--augmentation=crop", seed}), 0) << err_;
@@ -167,8 +187,9 @@ TEST_F(TrainImagesTest, TheSameSeedGivesTheSameWeights) {
 }
 
 TEST_F(TrainImagesTest, AnInterruptedRunGoesOnToTheSameBits) {
-  const std::vector<std::string> settings = {"--preset=cifar10-permuted", "--augmentation=crop",
-                                             "--bits=5", "--steps=60", "--checkpoint_every=5"};
+  const std::vector<std::string> settings = {
+      "--preset=cifar10-permuted", "--augmentation=crop",         "--bits=5", "--steps=60",
+      "--checkpoint_every=5",      "--dequantisation=variational"};
   data_ = kColourImages;
   std::vector<std::string> whole = settings, cut = settings;
   whole.push_back("--model=whole");
@@ -190,7 +211,8 @@ TEST_F(TrainImagesTest, AnInterruptedRunGoesOnToTheSameBits) {
   EXPECT_THAT(err_, HasSubstr("going on after step"));
   EXPECT_EQ(Weights(2), Weights(1, "whole"));
   const FlowSpec spec = ReadCheckpoint(Version(2))->spec;
-  EXPECT_TRUE(std::holds_alternative<PermutationSpec>(spec.pre.at(0)));
+  EXPECT_EQ(LayerKind(spec.pre.at(0)), "variational_dequantisation");
+  EXPECT_TRUE(std::holds_alternative<PermutationSpec>(spec.pre.at(1)));
   EXPECT_EQ(spec.channels[0].step, 8);
 }
 

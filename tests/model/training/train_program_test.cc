@@ -7,9 +7,11 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <cstdio>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <sstream>
@@ -167,6 +169,40 @@ TEST_F(TrainProgramTest, TrainsCalibratesAndWritesAModelThatScores) {
   EXPECT_THAT(Text("stderr"), HasSubstr("never overwritten"));
 }
 
+// Trained with the flow behind it, stored and served.
+TEST_F(TrainProgramTest, TrainsTheDequantisationWithTheFlow) {
+  preset_ = "waveform";
+  ASSERT_EQ(Train({"--dequantisation=variational", "--steps=12"}), 0) << Text("stderr");
+  ExpectScores(Version(1));
+  const Checkpoint checkpoint = *ReadCheckpoint(Version(1));
+  ASSERT_EQ(checkpoint.spec.pre.size(), 2u);
+  EXPECT_EQ(LayerKind(checkpoint.spec.pre[0]), "variational_dequantisation");
+  EXPECT_EQ(WhiteningIndex(checkpoint.spec), 1u);
+  EXPECT_EQ(checkpoint.spec.dequantization, SpecDequantization::kUniform);
+  for (const char* name : {"pre.0.net.4.weight", "pre.0.log_scale", "pre.1.lags"}) {
+    const TensorView* tensor = checkpoint.tensors.Find(name);
+    ASSERT_NE(tensor, nullptr);
+    std::vector<float> values(tensor->data.size() / sizeof(float));
+    std::memcpy(values.data(), tensor->data.data(), tensor->data.size());
+    EXPECT_TRUE(std::all_of(values.begin(), values.end(), [](float v) { return v != 0; })) << name;
+  }
+  SampleOptions options;
+  options.rows = 2;
+  const std::unique_ptr<Scorer> scorer = *MakeFlowScorer(checkpoint);
+  const SampleResult sample = *scorer->Sample(options);
+  for (const float code : sample.samples) EXPECT_EQ(code, std::floor(code));
+
+  // A spec that has the layer needs no flag, and takes none.
+  std::ofstream(folder_ + "/spec.json") << FlowSpecToJson(checkpoint.spec);
+  ASSERT_EQ(Train({"--spec=" + folder_ + "/spec.json", "--steps=12"}), 0) << Text("stderr");
+  EXPECT_EQ(*ReadFile(Version(2) + "/model.safetensors", 1 << 24),
+            *ReadFile(Version(1) + "/model.safetensors", 1 << 24));
+  EXPECT_EQ(Train({"--spec=" + folder_ + "/spec.json", "--dequantisation=variational"}), 64);
+  EXPECT_THAT(Text("stderr"), HasSubstr("--dequantisation: the flow of --spec has this layer"));
+  EXPECT_EQ(Train({"--dequantisation=gauss"}), 64);
+  EXPECT_THAT(Text("stderr"), HasSubstr("--dequantisation: expected uniform or variational"));
+}
+
 TEST_F(TrainProgramTest, TheSameSeedGivesTheSameWeights) {
   for (const char* more : {"--seed=4", "--seed=4", "--seed=5"}) {
     ASSERT_EQ(Train({"--steps=8", more, "--ema=0.9"}), 0) << Text("stderr");
@@ -248,6 +284,10 @@ TEST_F(TrainProgramTest, ResumeAfterCtrlCAndRefusals) {
   ASSERT_EQ(Wait(child), 130) << Text("stderr");
   ASSERT_TRUE(FileExists(folder_ + "/models/.tiny.training"));
   EXPECT_EQ(Train({"--steps=100000", "--validate_every=7", "--resume"}), 64);
+  EXPECT_THAT(Text("stderr"), HasSubstr("other data, settings"));
+  EXPECT_EQ(
+      Train({"--steps=100000", "--validate_every=5", "--dequantisation=variational", "--resume"}),
+      64);
   EXPECT_THAT(Text("stderr"), HasSubstr("other data, settings"));
   std::ofstream(folder_ + "/models/.tiny.training", std::ios::app) << "x";
   EXPECT_EQ(Train({"--steps=100000", "--validate_every=5", "--resume"}), 65);

@@ -73,7 +73,7 @@ class TrainerTest : public ::testing::Test {
     const auto outcome = trainer.Run(hooks, from);
     EXPECT_TRUE(outcome.ok()) << outcome.status();
     seen.outcome = *outcome;
-    seen.kept = CopyValues(HostParameters(*flow).buffers());
+    seen.kept = ParameterValues(*flow);
     return seen;
   }
 

@@ -1,9 +1,8 @@
-// The pieces of the trainer that need no model: schedules, Adam, the moving average, presets, the
-// command line, reports.
+// The pieces of the trainer that need no model: schedules, presets, the command line,
+// reports.
 #include <cmath>
 #include <cstdio>
 #include <numbers>
-#include <random>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -12,7 +11,6 @@
 #include "base/file.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-#include "model/training/adam.h"
 #include "model/training/options.h"
 #include "model/training/presets.h"
 #include "model/training/progress.h"
@@ -54,77 +52,6 @@ TEST(Schedule, ConstantAndNames) {
     EXPECT_EQ(ScheduleName(*ParseScheduleKind(name)), name);
   }
   EXPECT_FALSE(ParseScheduleKind("linear").ok());
-}
-
-// Adam as its authors write it, in double precision.
-struct ReferenceAdam {
-  double m = 0, v = 0;
-  void Step(int t, double rate, double gradient, double* p) {
-    m = 0.9 * m + 0.1 * gradient;
-    v = 0.999 * v + 0.001 * gradient * gradient;
-    double m_hat = m / (1 - std::pow(0.9, t)), v_hat = v / (1 - std::pow(0.999, t));
-    *p -= rate * m_hat / (std::sqrt(v_hat) + 1e-8);
-  }
-};
-
-TEST(Adam, AgreesWithTheReference) {
-  std::mt19937_64 generator(1);
-  std::normal_distribution<double> normal;
-  std::vector<float> a(37), b(5);
-  std::vector<double> expected(a.size() + b.size());
-  for (size_t i = 0; i < expected.size(); ++i) {
-    float& p = i < a.size() ? a[i] : b[i - a.size()];
-    p = static_cast<float>(normal(generator));
-    expected[i] = p;
-  }
-  Adam adam({a, b});
-  std::vector<ReferenceAdam> reference(expected.size());
-  std::vector<float> ga(a.size()), gb(b.size());
-  for (int t = 1; t <= 200; ++t) {
-    double rate = 1e-2 / t;
-    for (size_t i = 0; i < expected.size(); ++i) {
-      // From 1e-6 to 10: epsilon counts for the small ones.
-      float g =
-          static_cast<float>(normal(generator) * std::pow(10.0, static_cast<double>(i % 8) - 6));
-      (i < a.size() ? ga[i] : gb[i - a.size()]) = g;
-      reference[i].Step(t, rate, g, &expected[i]);
-    }
-    adam.Step(rate, {ga, gb});
-  }
-  EXPECT_EQ(adam.updates(), 200);
-  for (size_t i = 0; i < expected.size(); ++i) {
-    EXPECT_NEAR(i < a.size() ? a[i] : b[i - a.size()], expected[i], 2e-6) << i;
-  }
-}
-
-TEST(ExponentialAverage, FollowsItsDefinitionAndSwaps) {
-  std::vector<float> p = {1, -2, 3};
-  ExponentialAverage average({p}, 0.5);
-  std::vector<double> expected(p.begin(), p.end());
-  for (int t = 1; t <= 20; ++t) {
-    double d = std::min(0.5, (1.0 + t) / (10.0 + t));
-    for (size_t i = 0; i < p.size(); ++i) {
-      p[i] += static_cast<float>(t * (i + 1));
-      expected[i] = d * expected[i] + (1 - d) * p[i];
-    }
-    average.Update();
-  }
-  std::vector<float> raw = p;
-  average.Swap();
-  for (size_t i = 0; i < p.size(); ++i) EXPECT_NEAR(p[i], expected[i], 1e-4 * expected[i]);
-  average.Swap();
-  EXPECT_EQ(p, raw);
-}
-
-TEST(CopyValues, RestoresWhatItCopied) {
-  std::vector<float> a = {1, 2}, b = {3};
-  std::vector<float> saved = CopyValues({a, b});
-  EXPECT_EQ(saved, (std::vector<float>{1, 2, 3}));
-  a = {7, 8};
-  b = {9};
-  RestoreValues(saved, {a, b});
-  EXPECT_EQ(a, (std::vector<float>{1, 2}));
-  EXPECT_EQ(b, (std::vector<float>{3}));
 }
 
 TEST(Presets, PublishedArchitecture) {

@@ -132,7 +132,7 @@ TEST_F(TrainerTest, TwoOptimisersTakeTurnsAsComputedByHand) {
     by_hand->Step(t, schedule.RateAt(t - 1), batches[static_cast<size_t>(t) - 1]);
   }
   const std::vector<double> expected = by_hand->Kept();
-  const std::vector<float> kept = CopyValues(HostParameters(*flow).buffers());
+  const std::vector<float> kept = ParameterValues(*flow);
   ASSERT_EQ(kept.size(), expected.size());
   double moved = 0;
   for (size_t i = 0; i < kept.size(); ++i) {
@@ -191,11 +191,11 @@ TEST_F(TrainerTest, TheAverageOfTheButterfliesAloneIsKept) {
   options_.settings.ema_scheme = EmaScheme::kAlternating;
   const Seen seen = Train();
   const std::shared_ptr<Flow> flow = NewFlow();
-  const HostParameters parameters(*flow);
   size_t butterflies = 0, all = 0;
-  for (size_t i = 0; i < parameters.tensors().size(); ++i) {
-    all += parameters.buffers()[i].size();
-    if (parameters.butterfly()[i]) butterflies += parameters.buffers()[i].size();
+  for (const auto& parameter : flow->named_parameters()) {
+    const size_t size = static_cast<size_t>(parameter.value().numel());
+    all += size;
+    if (ByHand::IsButterfly(parameter.key())) butterflies += size;
   }
   EXPECT_GT(butterflies, 0u);
   EXPECT_LT(butterflies, all);
