@@ -369,6 +369,7 @@ TEST(FlowScorerExact, SamplesAreCodesOfTheirLikelihoodHoweverTheyAreCut) {
   SampleOptions options;
   options.rows = 9;
   options.first_row = 100;
+  options.temperature = 0.5;
   options.codes = false;
   options.want_log_prob = true;
   const auto sample = *scorer->Sample(options);

@@ -95,7 +95,9 @@ TEST_F(TrainerTest, ExactCodeLengthsAreLearntOnTheLatticeOfTheTrainingPart) {
         EXPECT_EQ(tensor[static_cast<int64_t>(i)].item<int64_t>(), data_.SeenCodes()[1][i]);
       }
     }
-    if (name == "pre.1.whitening.lags") EXPECT_GT(tensor.abs().max().item<double>(), 0.05);
+    if (name == "pre.1.whitening.lags") {
+      EXPECT_GT(tensor.abs().max().item<double>(), 0.05);
+    }
   }
   options_.settings = preset.settings;
   options_.settings.steps = 40;
