@@ -29,7 +29,7 @@ class CodeMap {
   // `ranked`: indices of the grid, after the lattice if there is one; else codes in steps.
   CodeMap(const FlowSpec& spec, const TrainingData& data, bool ranked)
       : channels_(spec.channels), ranked_(ranked) {
-    if (ranked && HasLattice(spec)) seen_ = data.SeenCodes();
+    if (ranked && HasLattice(spec)) seen_ = LatticeCodes(data);
   }
 
   double operator()(float code, size_t c) const {
@@ -37,8 +37,9 @@ class CodeMap {
     if (!ranked_) return code / channel.step;
     const int64_t index = GridIndex(channel, code);
     if (seen_.empty()) return static_cast<double>(index);
-    // Every code of the training part was seen.
     const std::vector<int64_t>& seen = seen_[c];
+    if (seen.size() == 1) return static_cast<double>(index);
+    // Every code of the training part was seen.
     return static_cast<double>(std::lower_bound(seen.begin(), seen.end(), index) - seen.begin() +
                                seen.front());
   }
@@ -111,7 +112,7 @@ void SetWhitening(Flow& flow, const std::string& prefix, const WhiteningFit& fit
 }
 
 absl::Status FitLattice(Flow& flow, const TrainingData& data, const std::string& prefix) {
-  const std::vector<std::vector<int64_t>> seen = data.SeenCodes();
+  const std::vector<std::vector<int64_t>> seen = LatticeCodes(data);
   std::map<std::string, std::vector<double>> values;
   for (size_t c = 0; c < seen.size(); ++c) {
     const std::vector<int64_t>& sizes = std::get<LatticeSpec>(flow.spec().pre.front()).sizes;
@@ -160,6 +161,16 @@ absl::Status FitWhiteningLayer(Flow& flow, const TrainingData& data, const White
 }
 
 }  // namespace
+
+std::vector<std::vector<int64_t>> LatticeCodes(const TrainingEvents& data) {
+  std::vector<std::vector<int64_t>> codes = data.SeenCodes();
+  for (std::vector<int64_t>& seen : codes) {
+    if (seen.empty()) continue;
+    const int64_t all = seen.back() - seen.front() + 1;
+    if (2 * static_cast<int64_t>(seen.size()) > all + 1) seen.resize(1);
+  }
+  return codes;
+}
 
 absl::Status FitFixedLayers(Flow& flow, const TrainingData& data, uint64_t seed) {
   const std::vector<LayerSpec>& pre = flow.spec().pre;
