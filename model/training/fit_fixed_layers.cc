@@ -167,7 +167,7 @@ std::vector<std::vector<int64_t>> LatticeCodes(const TrainingEvents& data) {
   for (std::vector<int64_t>& seen : codes) {
     if (seen.empty()) continue;
     const int64_t all = seen.back() - seen.front() + 1;
-    if (2 * static_cast<int64_t>(seen.size()) > all + 1) seen.resize(1);
+    if (2 * static_cast<int64_t>(seen.size()) > all + 1) seen.erase(seen.begin() + 1, seen.end());
   }
   return codes;
 }
