@@ -66,4 +66,15 @@ void FillStudentT(uint64_t seed, uint64_t row, int64_t n, const double* degrees,
   }
 }
 
+void FillLogistic(uint64_t seed, uint64_t row, int64_t n, double* out) {
+  for (int64_t d = 0; d < n; d += 4) {
+    const std::array<uint32_t, 4> words =
+        PhiloxBlock(seed, row, static_cast<uint32_t>(d / 4), RandomPurpose::kLatent, /*draw=*/2);
+    for (int64_t j = 0; j < 4 && d + j < n; ++j) {
+      const double u = (words[j] + 0.5) * 0x1p-32;
+      out[d + j] = std::log(u) - std::log1p(-u);
+    }
+  }
+}
+
 }  // namespace bflow

@@ -38,6 +38,10 @@ void FillNormal(uint64_t seed, uint64_t row, int64_t n, double* out);
 // infinite nu that is the first normal of Box-Muller.
 void FillStudentT(uint64_t seed, uint64_t row, int64_t n, const double* degrees, double* out);
 
+// out[d] for d < n: standard logistic values of row `row`, purpose kLatent, draw 2: log u - log(1 -
+// u) with u = (a + 0.5) 2^-32 of the dimension's word a, computed in float64.
+void FillLogistic(uint64_t seed, uint64_t row, int64_t n, double* out);
+
 }  // namespace bflow
 
 #endif  // BFLOW_BASE_PHILOX_H_

@@ -148,7 +148,7 @@ absl::Status Check(const Calibration& c, int64_t n) {
 }  // namespace
 
 std::string ScoreDefinition(const FlowSpec& spec) {
-  return HasWhitening(spec) ? "flow_quality_v2" : "flow_quality_v1";
+  return ResidualIndex(spec) ? "flow_quality_v2" : "flow_quality_v1";
 }
 
 absl::StatusOr<Calibration> ParseCalibration(std::string_view text) {

@@ -17,6 +17,8 @@ namespace {
 // Largest |log|det|| of a 2x2 and |log| of a scale: e^20 is 4.9e8, beyond it float32
 // loses every digit on the way back.
 constexpr double kMaxAbsLog = 20;
+// Of a lattice: codes and their differences stay exact in float64, with room for noise.
+constexpr int64_t kMostCode = int64_t{1} << 40;
 
 absl::Status Fault(const std::string& tensor, absl::string_view what) {
   return absl::DataLossError(absl::StrCat("tensor ", tensor, ": ", what));
@@ -118,6 +120,19 @@ absl::Status CheckPermutation(const TensorView& tensor) {
   return absl::OkStatus();
 }
 
+absl::Status CheckIncreasing(const TensorView& tensor) {
+  BFLOW_ASSIGN_OR_RETURN(std::vector<int64_t> codes, ToIndices(tensor));
+  for (size_t i = 0; i < codes.size(); ++i) {
+    if (codes[i] < -kMostCode || codes[i] > kMostCode) {
+      return Fault(tensor.name, absl::StrCat("element ", i, " is beyond +-2^40"));
+    }
+    if (i > 0 && codes[i] <= codes[i - 1]) {
+      return Fault(tensor.name, absl::StrCat("element ", i, " is not above the one before it"));
+    }
+  }
+  return absl::OkStatus();
+}
+
 // log|det| by elimination with partial pivoting, compared as a mean over the rows.
 absl::Status CheckInvertible(const TensorView& tensor) {
   const FloatReader values(tensor);
@@ -158,6 +173,7 @@ absl::Status CheckDirections(const TensorView& tensor) {
 
 absl::Status CheckValues(const TensorView& tensor, TensorRule rule) {
   if (rule == TensorRule::kPermutation) return CheckPermutation(tensor);
+  if (rule == TensorRule::kIncreasing) return CheckIncreasing(tensor);
   BFLOW_RETURN_IF_ERROR(CheckFinite(tensor));
   switch (rule) {
     case TensorRule::kLog:
@@ -172,6 +188,7 @@ absl::Status CheckValues(const TensorView& tensor, TensorRule rule) {
       return CheckDirections(tensor);
     case TensorRule::kFinite:
     case TensorRule::kPermutation:
+    case TensorRule::kIncreasing:
       break;
   }
   return absl::OkStatus();

@@ -22,6 +22,10 @@ std::vector<int> LevelOrder(const ButterflySpec& spec, int factors) {
   return levels;
 }
 
+// Of a box: taps of a dilated convolution, numbers of a head for its 5 logistic distributions.
+constexpr int64_t kBoxBlockTaps = 3;
+constexpr int64_t kBoxHeadOutputs = 15;
+
 class TensorLister {
  public:
   void set_prefix(std::string prefix) { prefix_ = std::move(prefix); }
@@ -120,14 +124,29 @@ class TensorLister {
   void Add(const LogitSpec&, const LevelShape&) {}
 
   void Add(const WhiteningSpec& spec, const LevelShape& shape) {
-    const int64_t c = shape.channels, head = spec.order * c;
-    Tensor("lags", {c, c, spec.order});
-    Tensor("instantaneous", {c, c});
-    Tensor("bias", {c});
-    Tensor("log_scale", {c}, TensorRule::kLog);
-    Tensor("head_weight", {head, head});
-    Tensor("head_bias", {head});
-    Tensor("head_log_scale", {head}, TensorRule::kLog);
+    AddWhitening("", spec.order, shape.channels);
+  }
+
+  void Add(const LatticeSpec& spec, const LevelShape&) {
+    for (size_t c = 0; c < spec.sizes.size(); ++c) {
+      Tensor(absl::StrCat("codes.", c), {spec.sizes[c]}, TensorRule::kIncreasing);
+    }
+  }
+
+  void Add(const BoxSpec& spec, const LevelShape& shape) {
+    const int64_t c = shape.channels, width = spec.width;
+    AddWhitening("whitening.", spec.order, c);
+    Tensor("mean", {c});
+    Tensor("log_deviation", {c}, TensorRule::kLog);
+    AddConvolution("trunk", {width, 3 * c + 1, spec.kernel});
+    for (size_t n = 0; n < spec.dilations.size(); ++n) {
+      AddConvolution(absl::StrCat("blocks.", n, ".0"), {width, width, kBoxBlockTaps});
+      AddConvolution(absl::StrCat("blocks.", n, ".1"), {width, width, 1});
+    }
+    for (int64_t head = 0; head < c; ++head) {
+      AddConvolution(absl::StrCat("heads.", head, ".0"), {width, width + 2 + 2 * head, 1});
+      AddConvolution(absl::StrCat("heads.", head, ".1"), {kBoxHeadOutputs, width, 1});
+    }
   }
 
   void Add(const VariationalDequantizationSpec& spec, const LevelShape& shape) {
@@ -153,6 +172,23 @@ class TensorLister {
   }
 
  private:
+  void AddWhitening(const std::string& prefix, int64_t order, int64_t channels) {
+    const int64_t head = order * channels;
+    Tensor(prefix + "lags", {channels, channels, order});
+    Tensor(prefix + "instantaneous", {channels, channels});
+    Tensor(prefix + "bias", {channels});
+    Tensor(prefix + "log_scale", {channels}, TensorRule::kLog);
+    Tensor(prefix + "head_weight", {head, head});
+    Tensor(prefix + "head_bias", {head});
+    Tensor(prefix + "head_log_scale", {head}, TensorRule::kLog);
+  }
+
+  void AddConvolution(const std::string& name, std::vector<int64_t> shape) {
+    const int64_t outputs = shape[0];
+    Tensor(name + ".weight", std::move(shape));
+    Tensor(name + ".bias", {outputs});
+  }
+
   void Tensor(const std::string& name, std::vector<int64_t> shape,
               TensorRule rule = TensorRule::kFinite) {
     tensors_.push_back({absl::StrCat(prefix_, name), std::move(shape), rule});
@@ -184,6 +220,8 @@ std::string_view LayerKind(const LayerSpec& layer) {
         if constexpr (std::is_same_v<T, VariationalDequantizationSpec>) {
           return "variational_dequantisation";
         }
+        if constexpr (std::is_same_v<T, LatticeSpec>) return "lattice";
+        if constexpr (std::is_same_v<T, BoxSpec>) return "box";
       },
       layer);
 }
@@ -194,12 +232,17 @@ bool IsCoupling(const LayerSpec& layer) {
          std::holds_alternative<Conv2dCouplingSpec>(layer);
 }
 
+bool TakesCodes(const LayerSpec& layer) {
+  return IsOnCodes(layer) || std::holds_alternative<BoxSpec>(layer);
+}
+
 bool IsOnCodes(const LayerSpec& layer) {
-  return std::holds_alternative<VariationalDequantizationSpec>(layer);
+  return std::holds_alternative<VariationalDequantizationSpec>(layer) ||
+         std::holds_alternative<LatticeSpec>(layer);
 }
 
 bool ComputesInDouble(const LayerSpec& layer) {
-  return IsOnCodes(layer) || std::holds_alternative<WhiteningSpec>(layer);
+  return TakesCodes(layer) || std::holds_alternative<WhiteningSpec>(layer);
 }
 
 std::optional<size_t> WhiteningIndex(const FlowSpec& spec) {
@@ -210,6 +253,25 @@ std::optional<size_t> WhiteningIndex(const FlowSpec& spec) {
 }
 
 bool HasWhitening(const FlowSpec& spec) { return WhiteningIndex(spec).has_value(); }
+
+bool HasLattice(const FlowSpec& spec) {
+  return !spec.pre.empty() && std::holds_alternative<LatticeSpec>(spec.pre.front());
+}
+
+int64_t GridIndex(const ChannelSpec& channel, double code) {
+  constexpr double kRounding = 1e-9;  // as of the grid that the layers see
+  return static_cast<int64_t>(std::floor((code - channel.lo) / channel.step + kRounding));
+}
+
+std::optional<size_t> ResidualIndex(const FlowSpec& spec) {
+  for (size_t k = spec.pre.size(); k-- > 0;) {
+    if (std::holds_alternative<WhiteningSpec>(spec.pre[k]) ||
+        std::holds_alternative<BoxSpec>(spec.pre[k])) {
+      return k;
+    }
+  }
+  return std::nullopt;
+}
 
 bool NeedsDoubleInput(const FlowSpec& spec) {
   return std::any_of(spec.pre.begin(), spec.pre.end(), ComputesInDouble);

@@ -148,20 +148,46 @@ struct VariationalDequantizationSpec {
   std::vector<int> dilations = {1, 2, 4, 8};
 };
 
-using LayerSpec = std::variant<ActNormSpec, LuMatmulSpec, Conv1x1Spec, ButterflySpec,
-                               AffineCouplingSpec, Conv1dCouplingSpec, Conv2dCouplingSpec,
-                               EmergingConvSpec, PeriodicConvSpec, WoodburySpec, PermutationSpec,
-                               LogitSpec, WhiteningSpec, VariationalDequantizationSpec>;
+// Waveforms only, of codes. Each channel has the codes k that its training part saw, in ascending
+// order; a seen one becomes its rank (the first keeps its code), and what no code of the training
+// lies between shares the last thousandth of its cell: of neighbours c and c + g with g > 1, [c, c
+// + 1) -> [r, r + .999) and [c + 1, c + g) -> [r + .999, r + 1). Beyond the first and the last one
+// unit steps go on. Buffers: codes.C I64 [sizes[C]] for each channel C.
+struct LatticeSpec {
+  std::vector<int64_t> sizes;
+};
+
+// Waveforms only, of codes, which it turns into standard logistic latents: a causal net gives each
+// code its probability from the codes before it, constant inside the code's cell, so that log p of
+// the codes is exact whatever the noise. Trunk of `width`: a convolution of `kernel` taps, then for
+// each dilation one of 3 dilated taps and one of a single tap as a residual block; per channel a
+// head of two layers to 5 logistic distributions. docs/math.md has all of it. Buffers, of codes +
+// .5: whitening.* as WhiteningSpec's, mean, log_deviation [C]. Parameters: trunk.{weight,bias},
+// blocks.N.{0,1}.{weight,bias}, heads.C.{0,1}.{weight,bias}.
+struct BoxSpec {
+  int order = 16;  // of its whitening
+  int width = 32;
+  int kernel = 5;
+  std::vector<int> dilations = {1, 3, 9, 27, 81};
+};
+
+using LayerSpec =
+    std::variant<ActNormSpec, LuMatmulSpec, Conv1x1Spec, ButterflySpec, AffineCouplingSpec,
+                 Conv1dCouplingSpec, Conv2dCouplingSpec, EmergingConvSpec, PeriodicConvSpec,
+                 WoodburySpec, PermutationSpec, LogitSpec, WhiteningSpec,
+                 VariationalDequantizationSpec, LatticeSpec, BoxSpec>;
 
 // The JSON word: "act_norm", "lu_matmul", "conv1x1", "butterfly", "affine_coupling",
 // "conv1d_coupling", "conv2d_coupling", "emerging_conv", "periodic_conv", "woodbury",
-// "permutation", "logit", "whitening", "variational_dequantisation".
+// "permutation", "logit", "whitening", "variational_dequantisation", "lattice", "box".
 std::string_view LayerKind(const LayerSpec& layer);
 
 // Its log-determinant depends on the data: a feature of the anomaly score.
 bool IsCoupling(const LayerSpec& layer);
 
-// Takes codes with their noise, and returns such: nothing but such layers may stand before it.
+// Takes codes with their noise: nothing but layers that also return such may stand before it.
+bool TakesCodes(const LayerSpec& layer);
+// Takes codes with their noise, and returns such.
 bool IsOnCodes(const LayerSpec& layer);
 // Computes in float64 whatever the type of the flow, and should get float64.
 bool ComputesInDouble(const LayerSpec& layer);
@@ -180,6 +206,11 @@ struct FlowSpec;
 // The WhiteningSpec of `pre`, of which it has at most one: its place and whether there is one.
 std::optional<size_t> WhiteningIndex(const FlowSpec& spec);
 bool HasWhitening(const FlowSpec& spec);
+// The layer of `pre` whose output, of one value per sample, is what the past did not tell of each:
+// whitening's residuals or a box's latents. The last such layer.
+std::optional<size_t> ResidualIndex(const FlowSpec& spec);
+// Its first layer is a LatticeSpec.
+bool HasLattice(const FlowSpec& spec);
 // A layer of `pre` would see the rounding of its input to float32: residuals of whitening are small
 // differences, codes must be found again.
 bool NeedsDoubleInput(const FlowSpec& spec);
@@ -191,7 +222,10 @@ struct NamedBlock {
 };
 std::vector<NamedBlock> BlocksOf(const LevelSpec& level);
 
-enum class BaseKind { kNormal, kStudentT };
+// k of the code lo + k step at or below `code`.
+int64_t GridIndex(const ChannelSpec& channel, double code);
+
+enum class BaseKind { kNormal, kStudentT, kLogistic };
 
 struct FlowSpec {
   std::string architecture = "waveform";  // or "image"
@@ -205,7 +239,7 @@ struct FlowSpec {
   std::vector<LevelSpec> levels;
   // kStudentT: each latent channel of each level with its own degrees of freedom nu = 1 +
   // exp(log_degrees) and scale exp(log_scale). Parameters: base.L.{log_degrees,log_scale}, one
-  // value per latent channel of level L.
+  // value per latent channel of level L. kLogistic: the standard logistic distribution.
   BaseKind base = BaseKind::kNormal;
 
   bool is_image() const { return architecture == "image"; }
@@ -275,6 +309,7 @@ enum class TensorRule {
   kFactor,       // of a butterfly: every 2x2 with |log|det|| <= 20
   kInvertible,   // square matrix with |log|det|| <= 20 per row
   kDirection,    // no output channel is all zeros
+  kIncreasing,   // I64: strictly, within +-2^40
 };
 
 // A tensor that a spec implies. Float tensors may be stored as F32 or F64, all of them alike.
@@ -282,7 +317,9 @@ struct TensorSpec {
   std::string name;
   std::vector<int64_t> shape;
   TensorRule rule = TensorRule::kFinite;
-  bool is_index() const { return rule == TensorRule::kPermutation; }
+  bool is_index() const {
+    return rule == TensorRule::kPermutation || rule == TensorRule::kIncreasing;
+  }
 };
 
 // Exactly the tensors of a model file with this spec, in order of the layers

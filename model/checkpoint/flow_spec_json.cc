@@ -57,8 +57,10 @@ constexpr std::array<std::pair<const char*, ButterflyOrder>, 2> kOrderWords = {
 
 constexpr std::array<std::pair<const char*, ImageFlattening>, 2> kFlatteningWords = {
     {{"chw", ImageFlattening::kChw}, {"hwc", ImageFlattening::kHwc}}};
-constexpr std::array<std::pair<const char*, BaseKind>, 2> kBaseWords = {
-    {{"normal", BaseKind::kNormal}, {"student_t", BaseKind::kStudentT}}};
+constexpr std::array<std::pair<const char*, BaseKind>, 3> kBaseWords = {
+    {{"normal", BaseKind::kNormal},
+     {"student_t", BaseKind::kStudentT},
+     {"logistic", BaseKind::kLogistic}}};
 
 absl::StatusOr<ChannelSpec> ReadChannel(const Json& json, const std::string& path) {
   ObjectReader reader(json, path);
@@ -130,6 +132,14 @@ absl::Status ReadFields(const std::string& kind, ObjectReader& reader, LayerSpec
     reader.Read("hidden", &dequantization->hidden, kOptional);
     reader.Read("kernel", &dequantization->kernel, kOptional);
     reader.Read("dilations", &dequantization->dilations, kOptional);
+  } else if (kind == "lattice") {
+    reader.Read("sizes", &Become<LatticeSpec>(layer)->sizes);
+  } else if (kind == "box") {
+    BoxSpec* const box = Become<BoxSpec>(layer);
+    reader.Read("order", &box->order, kOptional);
+    reader.Read("width", &box->width, kOptional);
+    reader.Read("kernel", &box->kernel, kOptional);
+    reader.Read("dilations", &box->dilations, kOptional);
   } else {
     return Fault(reader.Path("kind"), "not a kind of layer that docs/checkpoint_format.md lists");
   }
@@ -200,6 +210,13 @@ Json LayerToJson(const LayerSpec& layer) {
     json["hidden"] = dequantization->hidden;
     json["kernel"] = dequantization->kernel;
     json["dilations"] = dequantization->dilations;
+  }
+  if (const auto* lattice = std::get_if<LatticeSpec>(&layer)) json["sizes"] = lattice->sizes;
+  if (const auto* box = std::get_if<BoxSpec>(&layer)) {
+    json["order"] = box->order;
+    json["width"] = box->width;
+    json["kernel"] = box->kernel;
+    json["dilations"] = box->dilations;
   }
   if (const auto* butterfly = std::get_if<ButterflySpec>(&layer)) {
     if (butterfly->partitions.empty()) json["factors"] = butterfly->factors;

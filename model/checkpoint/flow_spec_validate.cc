@@ -33,6 +33,8 @@ constexpr int kMaxWhiteningOrder = 256;
 constexpr size_t kMaxDilations = 16;
 // Of a convolution over the codes, values that one row may be unfolded to: 1 GiB in float32.
 constexpr int64_t kMaxUnfolded = int64_t{1} << 28;
+constexpr int64_t kMaxLatticeCodes = 65536;  // of a channel
+constexpr int kMaxBoxWidth = 256;
 constexpr int64_t kMaxTensors = 65536;  // of a model file
 
 absl::Status Fault(const std::string& path, absl::string_view what) {
@@ -169,7 +171,9 @@ absl::Status CheckPlace(const LayerSpec& layer, const std::string& path, Place p
   const bool waveform_only = std::holds_alternative<LuMatmulSpec>(layer) ||
                              std::holds_alternative<AffineCouplingSpec>(layer) ||
                              std::holds_alternative<Conv1dCouplingSpec>(layer) ||
-                             std::holds_alternative<WhiteningSpec>(layer);
+                             std::holds_alternative<WhiteningSpec>(layer) ||
+                             std::holds_alternative<LatticeSpec>(layer) ||
+                             std::holds_alternative<BoxSpec>(layer);
   const bool image_only = std::holds_alternative<Conv1x1Spec>(layer) ||
                           std::holds_alternative<EmergingConvSpec>(layer) ||
                           std::holds_alternative<PeriodicConvSpec>(layer) ||
@@ -268,16 +272,11 @@ struct LayerChecker {
   absl::Status operator()(const LogitSpec&) { return absl::OkStatus(); }
   absl::Status operator()(const WhiteningSpec& w) {
     tensors = 7;
-    BFLOW_RETURN_IF_ERROR(CheckRange(path + ".order", w.order, 1, kMaxWhiteningOrder));
-    if (w.order < shape.height) return absl::OkStatus();
-    return Fault(path + ".order", absl::StrCat("is ", w.order, ", expected less than the ",
-                                               shape.height, " time steps"));
+    return CheckOrder(w.order);
   }
   absl::Status operator()(const VariationalDequantizationSpec& d) {
     tensors = 4 + 2 * static_cast<int64_t>(d.dilations.size());
-    if (shape.channels_of_event.empty()) {
-      return Fault(path + ".kind", "variational_dequantisation needs dequantisation \"uniform\"");
-    }
+    BFLOW_RETURN_IF_ERROR(CheckCodes("variational_dequantisation"));
     BFLOW_RETURN_IF_ERROR(CheckRange(path + ".hidden", d.hidden, 1, kMaxHidden));
     BFLOW_RETURN_IF_ERROR(CheckKernel(d.kernel, kMaxKernel));
     BFLOW_RETURN_IF_ERROR(CheckRange("number of " + path + ".dilations",
@@ -293,6 +292,47 @@ struct LayerChecker {
     return Fault(path, absl::StrCat("hidden x taps x positions is more than ", kMaxUnfolded));
   }
 
+  absl::Status operator()(const LatticeSpec& l) {
+    tensors = static_cast<int64_t>(l.sizes.size());
+    BFLOW_RETURN_IF_ERROR(CheckCodes("lattice"));
+    if (tensors != shape.channels) {
+      return Fault(path + ".sizes", absl::StrCat("has ", tensors, " entries, the event has ",
+                                                 shape.channels, " channels"));
+    }
+    for (size_t c = 0; c < l.sizes.size(); ++c) {
+      BFLOW_RETURN_IF_ERROR(
+          CheckRange(absl::StrCat(path, ".sizes[", c, "]"), l.sizes[c], 1, kMaxLatticeCodes));
+    }
+    return absl::OkStatus();
+  }
+  absl::Status operator()(const BoxSpec& b) {
+    const int64_t blocks = static_cast<int64_t>(b.dilations.size());
+    tensors = 7 + 2 + 2 + 4 * blocks + 4 * shape.channels;
+    BFLOW_RETURN_IF_ERROR(CheckCodes("box"));
+    BFLOW_RETURN_IF_ERROR(CheckOrder(b.order));
+    BFLOW_RETURN_IF_ERROR(CheckRange(path + ".width", b.width, 1, kMaxBoxWidth));
+    BFLOW_RETURN_IF_ERROR(CheckRange(path + ".kernel", b.kernel, 1, kMaxKernel));
+    BFLOW_RETURN_IF_ERROR(CheckRange("number of " + path + ".dilations", blocks, 0, kMaxDilations));
+    for (size_t n = 0; n < b.dilations.size(); ++n) {
+      const std::string field = absl::StrCat(path, ".dilations[", n, "]");
+      BFLOW_RETURN_IF_ERROR(CheckRange(field, b.dilations[n], 1, kMaxDilation));
+      BFLOW_RETURN_IF_ERROR(CheckReach(field, 3, b.dilations[n]));
+    }
+    const int64_t planes = b.width * (blocks + 1) + shape.channels;
+    if (planes <= kMaxUnfolded / shape.positions()) return absl::OkStatus();
+    return Fault(path, absl::StrCat("width x blocks x time steps is more than ", kMaxUnfolded));
+  }
+
+  absl::Status CheckCodes(const char* kind) const {
+    if (!shape.channels_of_event.empty()) return absl::OkStatus();
+    return Fault(path + ".kind", absl::StrCat(kind, " needs dequantisation \"uniform\""));
+  }
+  absl::Status CheckOrder(int order) const {
+    BFLOW_RETURN_IF_ERROR(CheckRange(path + ".order", order, 1, kMaxWhiteningOrder));
+    if (order < shape.height) return absl::OkStatus();
+    return Fault(path + ".order", absl::StrCat("is ", order, ", expected less than the ",
+                                               shape.height, " time steps"));
+  }
   // How far a convolution sees; what lies beyond the event is padding.
   absl::Status CheckReach(const std::string& field, int kernel, int dilation) const {
     const int64_t reach = kernel / 2 * int64_t{dilation};
@@ -352,7 +392,10 @@ absl::Status CheckPre(const FlowSpec& spec, int64_t* tensors) {
   for (size_t k = 0; k < spec.pre.size(); ++k) {
     const std::string path = absl::StrCat("pre[", k, "].kind");
     const bool all_on_codes = std::all_of(spec.pre.begin(), spec.pre.begin() + k, IsOnCodes);
-    if (IsOnCodes(spec.pre[k]) && !all_on_codes) {
+    if (std::holds_alternative<LatticeSpec>(spec.pre[k]) && k > 0) {
+      return Fault(path, "lattice must be the first layer: its codes are those of the data");
+    }
+    if (TakesCodes(spec.pre[k]) && !all_on_codes) {
       return Fault(path, absl::StrCat(std::string(LayerKind(spec.pre[k])),
                                       " acts on codes: only layers that keep them can stand "
                                       "before it"));

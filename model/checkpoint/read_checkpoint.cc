@@ -166,7 +166,7 @@ absl::Status CheckCalibrationAgainst(const FlowSpec& spec, const Calibration& ca
           std::count_if(block.layers->begin(), block.layers->end(), IsCoupling));
     }
   }
-  if (HasWhitening(spec)) features += spec.channels.size();
+  if (ResidualIndex(spec)) features += spec.channels.size();
   if (calibration.score_definition != ScoreDefinition(spec)) {
     return absl::InvalidArgumentError(absl::StrCat(
         "score_definition: expected \"", ScoreDefinition(spec), "\" with this flow_spec"));

@@ -24,6 +24,11 @@ at::Tensor NormalBase::LogDensity(size_t /*level*/, const at::Tensor& latents) c
   return -0.5 * (latents.to(at::kDouble).square() + std::log(2 * std::numbers::pi));
 }
 
+at::Tensor LogisticBase::LogDensity(size_t /*level*/, const at::Tensor& latents) const {
+  const at::Tensor size = latents.to(at::kDouble).abs();
+  return -size - 2 * at::log1p((-size).exp());
+}
+
 StudentTBase::StudentTBase(const FlowSpec& spec, at::ScalarType dtype)
     : is_image_(spec.is_image()) {
   for (size_t l = 0; l < spec.levels.size(); ++l) {
@@ -66,6 +71,7 @@ at::Tensor StudentTBase::LogDensity(size_t level, const at::Tensor& latents) con
 
 std::shared_ptr<BaseDistribution> MakeBase(const FlowSpec& spec, at::ScalarType dtype) {
   if (spec.base == BaseKind::kStudentT) return std::make_shared<StudentTBase>(spec, dtype);
+  if (spec.base == BaseKind::kLogistic) return std::make_shared<LogisticBase>();
   return std::make_shared<NormalBase>();
 }
 

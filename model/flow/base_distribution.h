@@ -21,7 +21,7 @@ class BaseDistribution : public torch::nn::Module {
   virtual at::Tensor LogDensity(size_t level, const at::Tensor& latents) const = 0;
 
   // Student's t of each latent channel of a level: [C_l, 1, 1] of an image, else [C_l]; float64.
-  // Undefined tensors: the standard normal.
+  // Undefined tensors: a base without parameters.
   struct Marginals {
     at::Tensor degrees, scale;
   };
@@ -33,6 +33,12 @@ class BaseDistribution : public torch::nn::Module {
 
 // The standard normal.
 class NormalBase : public BaseDistribution {
+ public:
+  at::Tensor LogDensity(size_t level, const at::Tensor& latents) const override;
+};
+
+// The standard logistic distribution: log p = -|z| - 2 log(1 + e^-|z|).
+class LogisticBase : public BaseDistribution {
  public:
   at::Tensor LogDensity(size_t level, const at::Tensor& latents) const override;
 };

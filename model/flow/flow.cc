@@ -1,5 +1,6 @@
 #include "model/flow/flow.h"
 
+#include <algorithm>
 #include <optional>
 #include <string>
 
@@ -126,19 +127,24 @@ at::ScalarType Flow::PreDtype(size_t k) const {
   return ComputesInDouble(spec_.pre[k]) ? at::kDouble : dtype_;
 }
 
+bool Flow::HasLayers() const {
+  return std::any_of(levels_.begin(), levels_.end(),
+                     [](const Level& level) { return !level.blocks.empty(); });
+}
+
 Encoded Flow::Encode(const at::Tensor& x, const LayerObserver& observer) {
   const Conv1x1Layer::SharedLogDets log_dets(convolutions_1x1_);
   Encoded encoded;
   encoded.log_det = at::zeros({x.size(0)}, x.options().dtype(at::kDouble));
   at::Tensor h = x;
-  const std::optional<size_t> whitening = WhiteningIndex(spec_);
+  const std::optional<size_t> residual = ResidualIndex(spec_);
   for (size_t k = 0; k < pre_.size(); ++k) {
     const Transformed y = pre_[k]->Forward(h.to(PreDtype(k)));
     h = y.value;
     encoded.log_det = encoded.log_det + y.log_det.to(at::kDouble);
-    if (whitening == k) encoded.residuals = h;
+    if (residual == k) encoded.residuals = h;
   }
-  h = h.to(dtype_);
+  if (HasLayers()) h = h.to(dtype_);
   for (size_t l = 0; l < levels_.size(); ++l) {
     const Level& level = levels_[l];
     h = SqueezeBy(h, level.squeeze);

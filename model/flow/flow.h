@@ -25,7 +25,7 @@ namespace bflow {
 struct Encoded {
   at::Tensor latent;   // [B, event...], the API order
   at::Tensor log_det;  // [B], nats
-  // What whitening makes of x, the residuals [B, T, C]; undefined without it.
+  // Whitening's residuals or a box's latents [B, T, C]; undefined where ResidualIndex is none.
   at::Tensor residuals;
   // Per level what it leaves behind: [B, T_l, C] or [B, C, H_l, W_l]; no channels where nothing is.
   std::vector<at::Tensor> level_latents;
@@ -94,6 +94,8 @@ class Flow : public torch::nn::Module {
   Layers MakeLayers(torch::nn::Module& parent, const std::vector<LayerSpec>& specs,
                     const LevelShape& shape, const LayerRegistry& registry,
                     at::Generator& generator) const;
+  // Some level has layers; without them latents stay as `pre` leaves them, in float64.
+  bool HasLayers() const;
   // Layer k of `pre` computes in float64 or in dtype_.
   at::ScalarType PreDtype(size_t k) const;
   at::Tensor SqueezeBy(const at::Tensor& x, int64_t factor) const;

@@ -4,11 +4,13 @@
 
 #include "model/layers/act_norm.h"
 #include "model/layers/affine_coupling.h"
+#include "model/layers/box.h"
 #include "model/layers/butterfly.h"
 #include "model/layers/conv1d_coupling.h"
 #include "model/layers/conv1x1.h"
 #include "model/layers/conv2d_coupling.h"
 #include "model/layers/emerging_conv.h"
+#include "model/layers/lattice.h"
 #include "model/layers/logit.h"
 #include "model/layers/lu_matmul.h"
 #include "model/layers/periodic_conv.h"
@@ -101,6 +103,16 @@ std::shared_ptr<Bijector> MakeVariationalDequantization(const LayerSpec& spec,
       std::get<VariationalDequantizationSpec>(spec), shape, generator, dtype);
 }
 
+std::shared_ptr<Bijector> MakeLattice(const LayerSpec& spec, const LevelShape& shape,
+                                      at::Generator&, at::ScalarType) {
+  return std::make_shared<LatticeLayer>(std::get<LatticeSpec>(spec), shape);
+}
+
+std::shared_ptr<Bijector> MakeBox(const LayerSpec& spec, const LevelShape& shape,
+                                  at::Generator& generator, at::ScalarType dtype) {
+  return std::make_shared<BoxLayer>(std::get<BoxSpec>(spec), shape, generator, dtype);
+}
+
 }  // namespace
 
 const LayerRegistry& BuiltInLayers() {
@@ -119,6 +131,8 @@ const LayerRegistry& BuiltInLayers() {
       {"conv1d_coupling", MakeConv1dCoupling},
       {"whitening", MakeWhitening},
       {"variational_dequantisation", MakeVariationalDequantization},
+      {"lattice", MakeLattice},
+      {"box", MakeBox},
   };
   return *kLayers;
 }

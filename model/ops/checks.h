@@ -123,6 +123,48 @@ inline void CheckWhitening(const at::Tensor& x, at::TensorList map) {
   }
 }
 
+// net: weight, bias of the trunk, of both convolutions per dilation, of both layers per head.
+inline void CheckBoxNet(const at::Tensor& features, const at::Tensor& heads, at::TensorList net,
+                        at::IntArrayRef dilations, int64_t outputs) {
+  TORCH_CHECK(features.dim() == 3 && heads.dim() == 4 && heads.size(0) == features.size(0) &&
+                  heads.size(1) == features.size(1) && heads.size(3) == 4,
+              "box_net: features must be [B, T, F] and heads [B, T, C, 4], got ", features.sizes(),
+              " and ", heads.sizes());
+  CheckKind("box_net", "heads", features, heads);
+  const size_t channels = static_cast<size_t>(heads.size(2)), blocks = dilations.size();
+  TORCH_CHECK(net.size() == 2 + 4 * blocks + 4 * channels && net[0].dim() == 3,
+              "box_net: net must hold ", 2 + 4 * blocks + 4 * channels,
+              " tensors, the first [W, F, kernel]");
+  const int64_t width = net[0].size(0);
+  std::vector<std::vector<int64_t>> shapes = {{width, features.size(2), net[0].size(2)}, {width}};
+  for (const int64_t dilation : dilations) {
+    TORCH_CHECK(dilation >= 1, "box_net: a dilation is ", dilation);
+    shapes.insert(shapes.end(), {{width, width, 3}, {width}, {width, width, 1}, {width}});
+  }
+  for (int64_t c = 0; c < heads.size(2); ++c) {
+    shapes.insert(shapes.end(),
+                  {{width, width + 2 + 2 * c, 1}, {width}, {outputs, width, 1}, {outputs}});
+  }
+  for (size_t i = 0; i < shapes.size(); ++i) {
+    TORCH_CHECK(net[i].sizes() == at::IntArrayRef(shapes[i]), "box_net: net[", i, "] must be ",
+                at::IntArrayRef(shapes[i]), ", got ", net[i].sizes());
+    CheckKind("box_net", "net", features, net[i]);
+  }
+}
+
+inline void CheckBoxCells(const at::Tensor& raw, const at::Tensor& frame, const at::Tensor& u,
+                          int64_t outputs) {
+  TORCH_CHECK(u.dim() == 3 && u.scalar_type() == at::kDouble,
+              "box_cells: u must be [B, T, C] of float64, got ", u.sizes());
+  const auto check = [&u](const char* name, const at::Tensor& t, int64_t last) {
+    TORCH_CHECK(t.dim() == 4 && t.sizes().slice(0, 3) == u.sizes() && t.size(3) == last,
+                "box_cells: ", name, " must be [B, T, C, ", last, "], got ", t.sizes());
+    CheckKind("box_cells", name, u, t);
+  };
+  check("raw", raw, outputs);
+  check("frame", frame, 4);
+}
+
 }  // namespace bflow
 
 #endif  // BFLOW_MODEL_OPS_CHECKS_H_

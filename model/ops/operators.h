@@ -36,6 +36,15 @@ std::tuple<at::Tensor, std::vector<at::Tensor>> conv1d_coupling_backward(
     const at::Tensor& grad_y, const at::Tensor& grad_log_det);
 // Of x; the log-determinant is constant, and the map is fitted, not trained.
 at::Tensor whitening_backward(at::TensorList map, bool inverse, const at::Tensor& grad_y);
+// Of the net's tensors: contexts are codes.
+std::vector<at::Tensor> box_net_backward(const at::Tensor& features, const at::Tensor& heads,
+                                         at::TensorList net, at::IntArrayRef dilations,
+                                         const at::Tensor& grad_raw);
+// Of raw and u.
+std::tuple<at::Tensor, at::Tensor> box_cells_backward(const at::Tensor& raw,
+                                                      const at::Tensor& frame, const at::Tensor& u,
+                                                      const at::Tensor& grad_z,
+                                                      const at::Tensor& grad_log_det);
 
 }  // namespace bflow
 

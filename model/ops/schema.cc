@@ -7,6 +7,7 @@
 #include "ATen/core/dispatch/Dispatcher.h"
 #include "model/ops/act_norm.h"
 #include "model/ops/affine_coupling.h"
+#include "model/ops/box.h"
 #include "model/ops/butterfly.h"
 #include "model/ops/conv1d_coupling.h"
 #include "model/ops/lu_matmul.h"
@@ -43,6 +44,14 @@ TORCH_LIBRARY(bflow, m) {
       "Tensor grad_y, Tensor grad_log_det) -> (Tensor grad_x, Tensor[] grad_net)");
   m.def("whitening(Tensor x, Tensor[] map, bool inverse) -> (Tensor y, Tensor log_det)");
   m.def("whitening_backward(Tensor[] map, bool inverse, Tensor grad_y) -> Tensor grad_x");
+  m.def("box_net(Tensor features, Tensor heads, Tensor[] net, int[] dilations) -> Tensor raw");
+  m.def(
+      "box_net_backward(Tensor features, Tensor heads, Tensor[] net, int[] dilations, "
+      "Tensor grad_raw) -> Tensor[] grad_net");
+  m.def("box_cells(Tensor raw, Tensor frame, Tensor u) -> (Tensor z, Tensor log_det)");
+  m.def(
+      "box_cells_backward(Tensor raw, Tensor frame, Tensor u, Tensor grad_z, Tensor grad_log_det) "
+      "-> (Tensor grad_raw, Tensor grad_u)");
 }
 
 namespace bflow {
@@ -93,6 +102,18 @@ std::tuple<at::Tensor, at::Tensor> whitening(const at::Tensor& x, at::TensorList
   return op.call(x, map, inverse);
 }
 
+at::Tensor box_net(const at::Tensor& features, const at::Tensor& heads, at::TensorList net,
+                   at::IntArrayRef dilations) {
+  static const auto op = Find<decltype(box_net)>("bflow::box_net");
+  return op.call(features, heads, net, dilations);
+}
+
+std::tuple<at::Tensor, at::Tensor> box_cells(const at::Tensor& raw, const at::Tensor& frame,
+                                             const at::Tensor& u) {
+  static const auto op = Find<decltype(box_cells)>("bflow::box_cells");
+  return op.call(raw, frame, u);
+}
+
 std::tuple<at::Tensor, std::vector<at::Tensor>> butterfly_backward(const at::Tensor& x,
                                                                    at::TensorList factors,
                                                                    const at::Tensor& grad_y,
@@ -136,6 +157,21 @@ std::tuple<at::Tensor, std::vector<at::Tensor>> conv1d_coupling_backward(
 at::Tensor whitening_backward(at::TensorList map, bool inverse, const at::Tensor& grad_y) {
   static const auto op = Find<decltype(whitening_backward)>("bflow::whitening_backward");
   return op.call(map, inverse, grad_y);
+}
+
+std::vector<at::Tensor> box_net_backward(const at::Tensor& features, const at::Tensor& heads,
+                                         at::TensorList net, at::IntArrayRef dilations,
+                                         const at::Tensor& grad_raw) {
+  static const auto op = Find<decltype(box_net_backward)>("bflow::box_net_backward");
+  return op.call(features, heads, net, dilations, grad_raw);
+}
+
+std::tuple<at::Tensor, at::Tensor> box_cells_backward(const at::Tensor& raw,
+                                                      const at::Tensor& frame, const at::Tensor& u,
+                                                      const at::Tensor& grad_z,
+                                                      const at::Tensor& grad_log_det) {
+  static const auto op = Find<decltype(box_cells_backward)>("bflow::box_cells_backward");
+  return op.call(raw, frame, u, grad_z, grad_log_det);
 }
 
 }  // namespace bflow

@@ -57,7 +57,7 @@ std::vector<std::string> FeatureNames(const FlowSpec& spec) {
       }
     }
   }
-  if (HasWhitening(spec)) {
+  if (ResidualIndex(spec)) {
     for (const ChannelSpec& channel : spec.channels) {
       names.push_back(absl::StrCat("whitened_energy/", channel.name));
     }

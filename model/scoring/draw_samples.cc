@@ -58,7 +58,7 @@ void FillLatents(const SampleOptions& options, uint64_t first, int64_t rows, int
 }
 
 // The degrees of freedom and scale of every value of a latent event, in the API order; empty for a
-// normal base.
+// base without them.
 struct LatentMarginals {
   std::vector<double> degrees, scale;
 };
@@ -94,6 +94,17 @@ void FillHeavyLatents(const SampleOptions& options, const LatentMarginals& margi
     for (size_t d = 0; d < draws.size(); ++d) {
       z[d] = static_cast<Value>(options.temperature * marginals.scale[d] * draws[d]);
     }
+  }
+}
+
+// Tempered draws of the logistic distribution for rows first .. first + rows - 1.
+template <typename Value>
+void FillLogisticLatents(const SampleOptions& options, uint64_t first, int64_t rows, int64_t size,
+                         Value* z) {
+  std::vector<double> draws(static_cast<size_t>(size));
+  for (int64_t i = 0; i < rows; ++i) {
+    FillLogistic(options.seed, first + static_cast<uint64_t>(i), size, draws.data());
+    for (const double draw : draws) *z++ = static_cast<Value>(options.temperature * draw);
   }
 }
 
@@ -134,7 +145,9 @@ void DrawSlice(Flow& flow, const SampleOptions& options, const LatentMarginals& 
   const uint64_t first = options.first_row + static_cast<uint64_t>(begin);
   std::vector<double> base;
   const auto fill = [&](auto* values) {
-    if (marginals.degrees.empty()) {
+    if (spec.base == BaseKind::kLogistic) {
+      FillLogisticLatents(options, first, rows, size, values);
+    } else if (marginals.degrees.empty()) {
       FillLatents(options, first, rows, size, values, base);
     } else {
       FillHeavyLatents(options, marginals, first, rows, size, values);

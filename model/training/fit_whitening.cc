@@ -77,12 +77,15 @@ std::vector<double> SolveSymmetric(std::vector<double>& a, std::vector<double> b
   return b;
 }
 
-// The stretches as rows of order C + C values, and their means.
+// The stretches as rows of order C + C values: as they are predicted, and as they predict; and the
+// means.
 struct Rows {
-  std::span<const double> values;
+  std::span<const double> targets, regressors;
   size_t width, count;
-  std::vector<double> mean;
-  const double* row(size_t i) const { return values.data() + i * width; }
+  std::vector<double> target_mean, mean;
+  const double* row(size_t i) const { return regressors.data() + i * width; }
+  // Value m of row i, centred.
+  double target(size_t i, size_t m) const { return targets[i * width + m] - target_mean[m]; }
 };
 
 // Prediction of value `target` of a row from the `count` values before it, the intercept last.
@@ -92,17 +95,18 @@ struct Regression {
   std::vector<double> weight;  // of the centred regressors, then the intercept
 };
 
-double Residual(const Rows& rows, const Regression& regression, const double* row) {
+double Residual(const Rows& rows, const Regression& regression, size_t i) {
+  const double* row = rows.row(i);
   double predicted = regression.weight.back();
   for (size_t m = 0; m < regression.count; ++m) {
     predicted += regression.weight[m] * (row[m] - rows.mean[m]);
   }
-  return row[regression.target] - rows.mean[regression.target] - predicted;
+  return rows.target(i, regression.target) - predicted;
 }
 
 std::vector<double> Residuals(const Rows& rows, const Regression& regression) {
   std::vector<double> residuals(rows.count);
-  for (size_t i = 0; i < rows.count; ++i) residuals[i] = Residual(rows, regression, rows.row(i));
+  for (size_t i = 0; i < rows.count; ++i) residuals[i] = Residual(rows, regression, i);
   return residuals;
 }
 
@@ -113,7 +117,7 @@ void SolveWeighted(const Rows& rows, std::span<const double> weights, Regression
   for (size_t i = 0; i < rows.count; ++i) {
     const double* row = rows.row(i);
     for (size_t m = 0; m + 1 < n; ++m) centred[m] = row[m] - rows.mean[m];
-    const double target = row[regression.target] - rows.mean[regression.target];
+    const double target = rows.target(i, regression.target);
     for (size_t m = 0; m < n; ++m) {
       const double weighted = weights[i] * centred[m];
       double* to = normal.data() + m * n;
@@ -170,7 +174,7 @@ std::pair<Regression, double> FitChannel(const Rows& rows, size_t target) {
 void StoreChannel(const Rows& rows, const Regression& regression, double scale, size_t c,
                   WhiteningFit& map) {
   const size_t channels = static_cast<size_t>(map.channels), order = static_cast<size_t>(map.order);
-  double bias = rows.mean[regression.target] + regression.weight.back();
+  double bias = rows.target_mean[regression.target] + regression.weight.back();
   for (size_t m = 0; m < regression.count; ++m) bias -= regression.weight[m] * rows.mean[m];
   map.bias[c] = bias;
   map.log_scale[c] = std::log(scale);
@@ -200,6 +204,13 @@ std::vector<double> Covariance(const Rows& rows, size_t size) {
   return covariance;
 }
 
+std::vector<double> ColumnMeans(std::span<const double> values, size_t width) {
+  std::vector<double> means(width, 0.0);
+  for (size_t i = 0; i < values.size(); ++i) means[i % width] += values[i];
+  for (double& mean : means) mean /= static_cast<double>(values.size() / width);
+  return means;
+}
+
 void FitHead(const Rows& rows, WhiteningFit& map) {
   const size_t size = static_cast<size_t>(map.channels * map.order);
   const std::vector<double> covariance = Covariance(rows, size);
@@ -214,7 +225,7 @@ void FitHead(const Rows& rows, WhiteningFit& map) {
     }
     Regression regression{i, i, SolveSymmetric(normal, std::move(right))};
     regression.weight.push_back(0);  // the regressors are centred
-    map.head_bias[i] = rows.mean[i];
+    map.head_bias[i] = rows.target_mean[i];
     for (size_t m = 0; m < i; ++m) {
       map.head_weight[i * size + m] = regression.weight[m];
       map.head_bias[i] -= regression.weight[m] * rows.mean[m];
@@ -297,12 +308,12 @@ double SpectralRadius(const WhiteningFit& map) {
 }
 
 absl::StatusOr<WhiteningFit> FitWhitening(std::span<const double> stretches, int64_t channels,
-                                          int64_t order) {
+                                          int64_t order, Regressors regressors) {
   if (channels < 1 || order < 1) {
     return absl::InvalidArgumentError("whitening: channels and order must be at least 1");
   }
   Rows rows;
-  rows.values = stretches;
+  rows.targets = rows.regressors = stretches;
   rows.width = static_cast<size_t>(channels * (order + 1));
   rows.count = stretches.size() / rows.width;
   if (rows.count * rows.width != stretches.size() || rows.count < 2 * rows.width) {
@@ -313,9 +324,13 @@ absl::StatusOr<WhiteningFit> FitWhitening(std::span<const double> stretches, int
   if (!std::all_of(stretches.begin(), stretches.end(), [](double v) { return std::isfinite(v); })) {
     return absl::InvalidArgumentError("whitening: a value is not finite");
   }
-  rows.mean.assign(rows.width, 0.0);
-  for (size_t i = 0; i < stretches.size(); ++i) rows.mean[i % rows.width] += stretches[i];
-  for (double& mean : rows.mean) mean /= static_cast<double>(rows.count);
+  std::vector<double> middles;
+  if (regressors == Regressors::kCodes) {
+    for (const double value : stretches) middles.push_back(std::floor(value) + 0.5);
+    rows.regressors = middles;
+  }
+  rows.target_mean = ColumnMeans(rows.targets, rows.width);
+  rows.mean = ColumnMeans(rows.regressors, rows.width);
 
   WhiteningFit map;
   map.channels = channels;

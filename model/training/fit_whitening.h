@@ -33,6 +33,9 @@ inline constexpr double kMaxDegrees = 1000;
 inline constexpr double kMinScale = 1e-6;
 StudentTFit FitStudentT(std::span<const double> residuals);
 
+// What a prediction sees: values with their noise, or the middles of their codes, floor(x) + .5.
+enum class Regressors { kValues, kCodes };
+
 // `stretches`: n stretches of order + 1 consecutive steps of C channels each, time-major, in
 // converter steps with their noise. Per channel, regressors centred, 8 rounds of least squares with
 // the weights (nu + 1) / (nu + (e / s)^2), nu and s being fitted after the first round and every
@@ -42,7 +45,8 @@ StudentTFit FitStudentT(std::span<const double> residuals);
 // has the lags k multiplied by (0.9995 / rho)^k and scale and bias fitted anew. Errors:
 // InvalidArgument (sizes, too few stretches, values that are not finite).
 absl::StatusOr<WhiteningFit> FitWhitening(std::span<const double> stretches, int64_t channels,
-                                          int64_t order);
+                                          int64_t order,
+                                          Regressors regressors = Regressors::kValues);
 
 // Of the companion matrix of (I - instantaneous)^-1 lags_k: the recursion of the inverse is stable
 // below 1.

@@ -65,7 +65,23 @@ std::vector<Preset> MakePresets() {
   light.summary = "the same with smaller couplings (kernel 3, width 16)";
   light.convolutions = Conv1dCouplingSpec{.hidden = 16, .kernel = 3, .dilation = 2};
 
-  std::vector<Preset> presets = {waveform, light, published, paper};
+  Preset exact;
+  exact.name = "waveform-exact";
+  exact.summary =
+      "exact code lengths: lattice, box layer (width 32, dilations 1 to 81), logistic base: Adam "
+      "4e-3, cosine, batch 16";
+  exact.settings.steps = 1400;
+  exact.settings.batch = 16;
+  exact.settings.first_batch = 1;          // nothing is initialised from it
+  exact.settings.largest_gradient = 2048;  // 1 nat per value of a window of 1024 x 2
+  exact.settings.schedule = {.kind = ScheduleKind::kCosine,
+                             .learning_rate = 4e-3,
+                             .warmup_steps = 20,
+                             .total_steps = 0,
+                             .decay = 1};
+  exact.box = BoxSpec{};
+
+  std::vector<Preset> presets = {waveform, light, exact, published, paper};
   for (Preset& preset : ImagePresets()) presets.push_back(std::move(preset));
   return presets;
 }
@@ -108,10 +124,18 @@ std::vector<LevelSpec> PublishedWaveformLevels(int64_t window, int64_t channels)
 
 void WriteArchitecture(const Preset& preset, int64_t window, int64_t channels, FlowSpec* spec) {
   constexpr int64_t kOrder = 16;
+  const int order = static_cast<int>(std::clamp<int64_t>(window - 1, 1, kOrder));
+  if (preset.box) {
+    BoxSpec box = *preset.box;
+    box.order = order;
+    spec->pre = {LatticeSpec{}, box};
+    spec->levels = {LevelSpec{.squeeze = 1, .blocks = {}, .prior = {}, .split = false}};
+    spec->base = BaseKind::kLogistic;
+    return;
+  }
   spec->levels = PublishedWaveformLevels(window, channels);
   if (!preset.convolutions) return;
-  spec->pre = {
-      WhiteningSpec{.order = static_cast<int>(std::clamp<int64_t>(window - 1, 1, kOrder))}};
+  spec->pre = {WhiteningSpec{.order = order}};
   spec->base = BaseKind::kStudentT;
   for (LevelSpec& level : spec->levels) {
     for (std::vector<LayerSpec>& block : level.blocks) block.back() = *preset.convolutions;

@@ -34,6 +34,8 @@ struct Preset {
   // Of waveforms. Present: whitening in front, these couplings in place of the published ones, and
   // a Student-t base.
   std::optional<Conv1dCouplingSpec> convolutions;
+  // Of waveforms. Present: a lattice and this layer, and a logistic base behind.
+  std::optional<BoxSpec> box;
 };
 
 inline constexpr std::string_view kDefaultPreset = "waveform";
@@ -41,14 +43,16 @@ inline constexpr std::string_view kDefaultPreset = "waveform";
 // waveform and waveform-light: the published flow's levels and butterflies between whitening and a
 // Student-t base, with convolutional couplings. waveform-published and waveform-paper: both the
 // published waveform flow (2 levels x 2 blocks, 10 shared butterfly factors and one fewer on the
-// second level, widest first, hidden 16). Then those of images (image_presets.h).
+// second level, widest first, hidden 16). waveform-exact: lattice, box and logistic base. Then
+// those of images (image_presets.h).
 const std::vector<Preset>& Presets();
 
 // Errors: InvalidArgument listing the presets.
 absl::StatusOr<Preset> FindPreset(const std::string& name);
 
 // Writes the preset's pre, levels and base for events [window, channels] into `spec`. The order of
-// the whitening is 16, less where the window is no longer than that.
+// the whitening is 16, less where the window is no longer than that. The sizes of a lattice are the
+// data's (MakeSpec).
 void WriteArchitecture(const Preset& preset, int64_t window, int64_t channels, FlowSpec* spec);
 
 // The published architecture for events [window, channels]. A level whose size is not divisible by

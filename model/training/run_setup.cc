@@ -11,6 +11,7 @@
 #include "base/sha256.h"
 #include "base/status.h"
 #include "base/version.h"
+#include "model/training/fit_fixed_layers.h"
 #include "model/training/image_presets.h"
 #include "model/training/training_data.h"
 
@@ -112,6 +113,13 @@ absl::StatusOr<FlowSpec> MakeSpec(const Preset& preset, const std::optional<Flow
   spec.sensitivity =
       options.sensitivity.value_or(spec.is_image() ? Sensitivity::kNone : Sensitivity::kPatient);
   spec.channels = data.channels();
+  if (HasLattice(spec)) {
+    std::vector<int64_t>& sizes = std::get<LatticeSpec>(spec.pre.front()).sizes;
+    sizes.clear();
+    for (const std::vector<int64_t>& seen : LatticeCodes(data)) {
+      sizes.push_back(static_cast<int64_t>(seen.size()));
+    }
+  }
   BFLOW_RETURN_IF_ERROR(ValidateFlowSpec(spec));
   return spec;
 }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <set>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -197,6 +198,25 @@ absl::Status TrainingData::FindExtremes() {
     }
   }
   return absl::OkStatus();
+}
+
+std::vector<std::vector<int64_t>> TrainingData::SeenCodes() const {
+  std::vector<std::vector<int64_t>> seen;
+  for (size_t c = 0; c < channels_.size(); ++c) {
+    std::set<int64_t> indices;
+    for (const TrainingRange& range : ranges_) {
+      const WaveformSegment& segment = records_[range.record].segments[range.segment];
+      const float* codes =
+          segment.signals[selections_[range.record].signal_index[range.segment][c]].codes.data() +
+          range.begin;
+      const int64_t frames = range.places + request_.window - 1;
+      for (int64_t i = 0; i < frames; ++i) {
+        if (i == 0 || codes[i] != codes[i - 1]) indices.insert(GridIndex(channels_[c], codes[i]));
+      }
+    }
+    seen.emplace_back(indices.begin(), indices.end());
+  }
+  return seen;
 }
 
 double TrainingData::training_hours() const {

@@ -71,6 +71,8 @@ class TrainingData : public TrainingEvents {
   std::vector<float> Gather(DataPart part, bool skip_constant, int64_t most,
                             int64_t* rows) const override;
 
+  std::vector<std::vector<int64_t>> SeenCodes() const override;
+
   // Codes of a window at a random place of the training part, every place alike; windows with a
   // constant channel are drawn again. Errors: InvalidArgument (1,000 constant ones in a row).
   absl::Status DrawTrainingWindow(std::mt19937_64& generator, float* out) const;

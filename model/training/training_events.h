@@ -51,6 +51,9 @@ class TrainingEvents {
   // that say nothing of a signal (a constant channel of a window) are left out if `skip_constant`.
   virtual std::vector<float> Gather(DataPart part, bool skip_constant, int64_t most,
                                     int64_t* rows) const = 0;
+  // Of each channel the k of the codes lo + k step that the training part has, ascending; none of
+  // data that do not tell.
+  virtual std::vector<std::vector<int64_t>> SeenCodes() const { return {}; }
   // These data must outlive the result. Errors: InvalidArgument (the batch is larger than the
   // training part where a batch holds every event once).
   virtual absl::StatusOr<std::unique_ptr<TrainingDraws>> Draws(uint64_t seed,

@@ -60,6 +60,19 @@ TEST(PhiloxTest, StudentTHasItsQuantiles) {
   }
 }
 
+TEST(PhiloxTest, LogisticHasItsQuantilesAndDependsOnSeedAndRow) {
+  std::vector<double> z(100000), again(7);
+  FillLogistic(1, 5, 100000, z.data());
+  FillLogistic(1, 5, 7, again.data());
+  for (size_t d = 0; d < again.size(); ++d) EXPECT_EQ(again[d], z[d]);
+  FillLogistic(1, 6, 7, again.data());
+  EXPECT_NE(again[0], z[0]);
+  std::sort(z.begin(), z.end());
+  EXPECT_NEAR(z[25000], -1.0986, 0.02);  // log(1/3)
+  EXPECT_NEAR(z[50000], 0, 0.02);
+  EXPECT_NEAR(z[95000], 2.9444, 0.05);  // log 19
+}
+
 TEST(PhiloxTest, StudentTDependsOnSeedRowAndItsOwnDegreesAndTendsToANormal) {
   const double infinity = std::numeric_limits<double>::infinity();
   const std::vector<double> one = {3, 5, infinity, 2, 7}, other = {9, 5, 1e9, 2, 1};

@@ -85,6 +85,14 @@ FlowSpec TinyHeavySpec(bool quantised) {
   return spec;
 }
 
+FlowSpec TinyExactSpec() {
+  FlowSpec spec = TinySpec();
+  spec.pre = {LatticeSpec{{71, 91}}, BoxSpec{3, 6, 3, {1, 4}}};
+  spec.levels = {LevelSpec{.squeeze = 1, .blocks = {}, .prior = {}, .split = false}};
+  spec.base = BaseKind::kLogistic;
+  return spec;
+}
+
 FlowSpec Dequantised(FlowSpec spec) {
   spec.pre.insert(spec.pre.begin(),
                   VariationalDequantizationSpec{.hidden = 5, .kernel = 3, .dilations = {1, 2}});
@@ -116,6 +124,13 @@ std::shared_ptr<Flow> TinyFlow(const FlowSpec& spec, uint64_t seed) {
     if (of_dequantisation && tensor.eq(0).all().item<bool>()) {
       tensor.copy_(at::linspace(-0.3, 0.4, tensor.numel()).view(tensor.sizes()));
     }
+    if (name == "pre.0.codes.0") tensor.mul_(2);
+    if (name == "pre.1.whitening.lags") tensor.select(2, 0).fill_diagonal_(0.9);
+    if (name == "pre.1.whitening.head_weight") tensor.diagonal(-2).fill_(0.9);
+    if (name == "pre.1.whitening.log_scale") tensor.fill_(1);
+    if (name == "pre.1.whitening.head_log_scale") tensor.fill_(2);
+    if (name == "pre.1.mean") tensor.fill_(40);
+    if (name == "pre.1.log_deviation") tensor.fill_(3);
   }
   return flow;
 }

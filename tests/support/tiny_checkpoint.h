@@ -25,6 +25,10 @@ FlowSpec TinyImageSpec(int64_t channels = 3, int bits = 8);
 // TinySpec with whitening of order 3, convolutional couplings and a Student-t base.
 FlowSpec TinyHeavySpec(bool quantised = true);
 
+// Channels and windows of TinySpec behind a lattice that saw every second code of II and every code
+// of V, with a small box layer and a logistic base.
+FlowSpec TinyExactSpec();
+
 // `spec` with variational dequantisation in front.
 FlowSpec Dequantised(FlowSpec spec);
 

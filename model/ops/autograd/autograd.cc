@@ -1,12 +1,14 @@
 // Autograd formulas: each keeps the operator's inputs and calls the hand-written backward operator,
 // which recomputes what it needs. First order only.
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include "ATen/core/LegacyTypeDispatch.h"
 #include "c10/core/GradMode.h"
 #include "model/ops/act_norm.h"
 #include "model/ops/affine_coupling.h"
+#include "model/ops/box.h"
 #include "model/ops/butterfly.h"
 #include "model/ops/conv1d_coupling.h"
 #include "model/ops/lu_matmul.h"
@@ -151,6 +153,47 @@ class WhiteningFunction : public torch::autograd::Function<WhiteningFunction> {
   }
 };
 
+class BoxNetFunction : public torch::autograd::Function<BoxNetFunction> {
+ public:
+  static variable_list forward(AutogradContext* ctx, const at::Tensor& features,
+                               const at::Tensor& heads, at::TensorList net,
+                               at::IntArrayRef dilations) {
+    const at::AutoDispatchBelowADInplaceOrView guard;
+    ctx->save_for_backward(Concatenate(features, {heads, net}));
+    ctx->saved_data["dilations"] = dilations.vec();
+    return {box_net(features, heads, net, dilations)};
+  }
+  static variable_list backward(AutogradContext* ctx, variable_list grads) {
+    CheckFirstOrder();
+    const variable_list saved = ctx->get_saved_variables();
+    const std::vector<int64_t> dilations = ctx->saved_data["dilations"].toIntVector();
+    variable_list all(2);  // features and heads
+    for (at::Tensor& grad : box_net_backward(saved[0], saved[1], at::TensorList(saved).slice(2),
+                                             dilations, grads[0])) {
+      all.push_back(std::move(grad));
+    }
+    all.resize(all.size() + 1);  // dilations
+    return all;
+  }
+};
+
+class BoxCellsFunction : public torch::autograd::Function<BoxCellsFunction> {
+ public:
+  static variable_list forward(AutogradContext* ctx, const at::Tensor& raw, const at::Tensor& frame,
+                               const at::Tensor& u) {
+    const at::AutoDispatchBelowADInplaceOrView guard;
+    ctx->save_for_backward({raw, frame, u});
+    auto [z, log_det] = box_cells(raw, frame, u);
+    return {z, log_det};
+  }
+  static variable_list backward(AutogradContext* ctx, variable_list grads) {
+    CheckFirstOrder();
+    const variable_list saved = ctx->get_saved_variables();
+    auto [grad_raw, grad_u] = box_cells_backward(saved[0], saved[1], saved[2], grads[0], grads[1]);
+    return {grad_raw, at::Tensor(), grad_u};
+  }
+};
+
 template <typename Function, typename... Args>
 std::tuple<at::Tensor, at::Tensor> Apply(Args&&... args) {
   const variable_list out = Function::apply(std::forward<Args>(args)...);
@@ -188,6 +231,16 @@ std::tuple<at::Tensor, at::Tensor> Whitening(const at::Tensor& x, at::TensorList
   return Apply<WhiteningFunction>(x, map, inverse);
 }
 
+at::Tensor BoxNet(const at::Tensor& features, const at::Tensor& heads, at::TensorList net,
+                  at::IntArrayRef dilations) {
+  return BoxNetFunction::apply(features, heads, net, dilations)[0];
+}
+
+std::tuple<at::Tensor, at::Tensor> BoxCells(const at::Tensor& raw, const at::Tensor& frame,
+                                            const at::Tensor& u) {
+  return Apply<BoxCellsFunction>(raw, frame, u);
+}
+
 }  // namespace
 
 TORCH_LIBRARY_IMPL(bflow, Autograd, m) {
@@ -197,6 +250,8 @@ TORCH_LIBRARY_IMPL(bflow, Autograd, m) {
   m.impl("affine_coupling", AffineCoupling);
   m.impl("conv1d_coupling", Conv1dCoupling);
   m.impl("whitening", Whitening);
+  m.impl("box_net", BoxNet);
+  m.impl("box_cells", BoxCells);
 }
 
 }  // namespace bflow

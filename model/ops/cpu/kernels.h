@@ -100,6 +100,44 @@ struct WhiteningMap {
   const T* head_scale = nullptr;
 };
 
+// The net of a box layer: causal convolutions of `features` planes to `width` (`kernel` taps), then
+// residual blocks (kBoxTaps dilated taps, then one), then for each channel a head of two layers on
+// the width planes and 2 + 2 channel of `heads`. Weights as of ConvolutionNet, in this order: the
+// first convolution, both of each block, both of each head; what is transposed of the first layer
+// of a head are the weights of the width planes alone.
+template <typename T>
+struct BoxNet {
+  int64_t features = 0;
+  int64_t width = 0;
+  int64_t kernel = 1;
+  int64_t blocks = 0;
+  int64_t channels = 0;
+  int64_t outputs = 0;                 // of a head
+  const int64_t* dilations = nullptr;  // [blocks]
+  const int64_t* offsets = nullptr;    // of each convolution's weights among all parameters
+  const T* const* weight = nullptr;
+  const T* const* bias = nullptr;
+  const T* const* weight_transposed = nullptr;
+};
+inline constexpr int64_t kBoxTaps = 3;
+inline constexpr int64_t kBoxHeadInputs = 4;  // per channel and step
+// Zeros before and after a plane, planes and parameters of a net; the backward keeps every
+// activation.
+template <typename T>
+int64_t BoxMargin(const BoxNet<T>& net) {
+  int64_t margin = net.kernel - 1;
+  for (int64_t n = 0; n < net.blocks; ++n) {
+    const int64_t reach = (kBoxTaps - 1) * net.dilations[n];
+    margin = reach > margin ? reach : margin;
+  }
+  return margin;
+}
+template <typename T>
+int64_t BoxPlaneCount(const BoxNet<T>& net, bool backward) {
+  const int64_t streams = backward ? 2 * net.blocks + 1 : 2, grads = backward ? 3 : 0;
+  return net.features + (streams + grads + 2) * net.width + 2 * net.channels + 2 * net.outputs;
+}
+
 template <typename T>
 struct Kernels {
   // y = all n factors applied to each of `rows` rows; y may be x.
@@ -140,6 +178,18 @@ struct Kernels {
   void (*whiten)(const WhiteningMap<T>& map, const T* x, T* y, int64_t steps, bool inverse);
   void (*whiten_backward)(const WhiteningMap<T>& map, const T* grad_y, T* grad_x, int64_t steps,
                           bool inverse);
+  // What the map predicts for value i of a row from those before it: what whiten subtracts, to the
+  // bit.
+  T (*whiten_predict)(const WhiteningMap<T>& map, const T* x, int64_t i);
+  // One row: features [steps][F], heads [steps][C][kBoxHeadInputs] to y [steps][C][outputs]; and of
+  // `rows` rows the gradient of all parameters, added to grad_parameters. scratch: all 0, planes of
+  // ConvolutionStride(steps, margin) values, of the backward 16 values per parameter more; margins
+  // stay 0.
+  void (*box_net)(const BoxNet<T>& net, const T* features, const T* heads, T* y, int64_t steps,
+                  T* scratch);
+  void (*box_net_backward)(const BoxNet<T>& net, const T* features, const T* heads, const T* grad_y,
+                           int64_t rows, int64_t steps, int64_t parameters, T* scratch,
+                           double* grad_parameters);
   // y = tanh(x), exp(x), asinh(x) of `count` values, a multiple of 64: for the tests of the
   // approximations.
   void (*tanh)(const T* x, T* y, int64_t count);

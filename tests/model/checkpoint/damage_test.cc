@@ -129,6 +129,34 @@ TEST_F(DamageTest, ValuesThatBreakTheFlowNameTheirTensor) {
   EXPECT_TRUE(ReadWith(good_, true).ok());
 }
 
+TEST(LatticeTensors, AreStrictlyAscendingAndBounded) {
+  FlowSpec spec = SmallSpec();
+  spec.pre = {LatticeSpec{{3, 1}}};
+  spec.levels = {LevelSpec{.squeeze = 1, .blocks = {}, .prior = {}, .split = false}};
+  ASSERT_TRUE(ValidateFlowSpec(spec).ok()) << ValidateFlowSpec(spec);
+  const auto check = [&](std::vector<int64_t> first, std::vector<int64_t> second) {
+    std::vector<TensorToWrite> tensors;
+    for (const auto& [name, values] :
+         {std::pair<std::string, std::vector<int64_t>&>("pre.0.codes.0", first),
+          {"pre.0.codes.1", second}}) {
+      tensors.push_back({name,
+                         DType::kI64,
+                         {static_cast<int64_t>(values.size())},
+                         std::as_bytes(std::span(values))});
+    }
+    const auto file = SafetensorsFile::Parse(*SerializeSafetensors(tensors, {}));
+    EXPECT_TRUE(file.ok()) << file.status();
+    return std::string(CheckTensors(spec, *file).message());
+  };
+  EXPECT_EQ(check({-4, 0, 9}, {0}), "");
+  EXPECT_THAT(check({-4, 9, 0}, {0}), HasSubstr("pre.0.codes.0: element 2 is not above"));
+  EXPECT_THAT(check({0, 0, 1}, {0}), HasSubstr("pre.0.codes.0: element 1 is not above"));
+  EXPECT_THAT(check({0, 1}, {0}), HasSubstr("pre.0.codes.0: has shape [2], expected [3]"));
+  EXPECT_THAT(check({0, 1, 2}, {(int64_t{1} << 40) + 1}),
+              HasSubstr("pre.0.codes.1: element 0 is beyond"));
+  EXPECT_THAT(check({INT64_MIN, 1, 2}, {0}), HasSubstr("pre.0.codes.0: element 0 is beyond"));
+}
+
 TEST_F(DamageTest, ASpecThatDoesNotFitTheTensorsIsRefused) {
   FlowSpec other = small_.spec;
   std::get<AffineCouplingSpec>(other.levels[1].blocks[0][1]).hidden = 5;

@@ -179,6 +179,26 @@ TEST(FlowSpecTest, RefusesNamingThePath) {
        "variational_dequantisation belongs into pre"},
       {"/pre", "[{\"kind\":\"butterfly\",\"factors\":1},{\"kind\":\"logit\"}]",
        "pre[1].kind: only permutations"},
+      {"/pre", "[{\"kind\":\"lattice\"}]", "pre[0].sizes: missing"},
+      {"/pre", "[{\"kind\":\"lattice\",\"sizes\":[4]}]", "pre[0].sizes: has 1 entries"},
+      {"/pre", "[{\"kind\":\"lattice\",\"sizes\":[4,0]}]", "pre[0].sizes[1]: is 0"},
+      {"/pre", "[{\"kind\":\"lattice\",\"sizes\":[65537,1]}]", "pre[0].sizes[0]: is 65537"},
+      {"/pre", "[{\"kind\":\"box\",\"order\":2},{\"kind\":\"lattice\",\"sizes\":[4,4]}]",
+       "pre[1].kind: lattice must be the first layer"},
+      {"/pre", "[{\"kind\":\"whitening\",\"order\":2},{\"kind\":\"box\",\"order\":2}]",
+       "pre[1].kind: box acts on codes"},
+      {"/pre", "[{\"kind\":\"box\",\"order\":2},{\"kind\":\"box\",\"order\":2}]",
+       "pre[1].kind: box acts on codes"},
+      {"/pre", "[{\"kind\":\"box\",\"order\":8}]", "pre[0].order: is 8, expected less than"},
+      {"/pre", "[{\"kind\":\"box\",\"order\":2,\"width\":257}]", "pre[0].width: is 257"},
+      {"/pre", "[{\"kind\":\"box\",\"order\":2,\"kernel\":256}]", "pre[0].kernel: is 256"},
+      {"/pre", "[{\"kind\":\"box\",\"order\":2,\"dilations\":[1,0]}]", "pre[0].dilations[1]: is 0"},
+      {"/pre", "[{\"kind\":\"box\",\"order\":2,\"dilations\":[1025]}]",
+       "pre[0].dilations[0]: reaches 1025 steps"},
+      {"/pre", "[{\"kind\":\"box\",\"order\":2,\"dilations\":[1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1]}]",
+       "number of pre[0].dilations: is 17"},
+      {"/pre", "[{\"kind\":\"box\",\"order\":2,\"mixtures\":9}]", "pre[0].mixtures: unknown field"},
+      {"/levels/0/blocks/0/0", "{\"kind\":\"box\"}", "levels[0].blocks[0][0].kind: box belongs"},
       {"/levels/0/prior", "{}", "levels[0].prior: expected an array"},
       {"/levels/0/prior", "[{\"kind\":\"logit\"}]",
        "levels[0].prior[0].kind: logit belongs into pre"},
@@ -218,6 +238,48 @@ TEST(FlowSpecTest, RefusesNamingThePath) {
     EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << bad.pointer;
     EXPECT_THAT(std::string(status.message()), HasSubstr(bad.message)) << bad.pointer;
   }
+}
+
+FlowSpec ExactSpec() {
+  FlowSpec spec = MimicSpec();
+  spec.pre = {LatticeSpec{{30, 7}}, BoxSpec{}};
+  spec.levels = {LevelSpec{.squeeze = 1, .blocks = {}, .prior = {}, .split = false}};
+  spec.base = BaseKind::kLogistic;
+  return spec;
+}
+
+TEST(FlowSpecTest, ExactCodeLengthsNeedNoBlocks) {
+  const FlowSpec spec = ExactSpec();
+  ASSERT_TRUE(ValidateFlowSpec(spec).ok()) << ValidateFlowSpec(spec);
+  const auto parsed = ParseFlowSpec(FlowSpecToJson(spec));
+  ASSERT_TRUE(parsed.ok()) << parsed.status();
+  EXPECT_EQ(FlowSpecToJson(*parsed), FlowSpecToJson(spec));
+  EXPECT_TRUE(HasLattice(*parsed));
+  EXPECT_FALSE(HasWhitening(*parsed));
+  EXPECT_EQ(ResidualIndex(*parsed), 1u);
+  EXPECT_TRUE(NeedsDoubleInput(*parsed));
+  int64_t trained = 0;
+  for (const TensorSpec& tensor : ExpectedTensors(*parsed)) {
+    const bool fixed = tensor.is_index() || tensor.name.find("whitening") != std::string::npos ||
+                       tensor.shape == std::vector<int64_t>{2};
+    int64_t count = 1;
+    for (const int64_t d : tensor.shape) count *= d;
+    if (!fixed) trained += count;
+  }
+  EXPECT_EQ(trained, 25246);
+  FlowSpec real = spec;
+  real.dequantization = SpecDequantization::kNone;
+  EXPECT_THAT(std::string(ValidateFlowSpec(real).message()),
+              HasSubstr("pre[0].kind: lattice needs dequantisation"));
+}
+
+// A row that would need more than a gigabyte is refused by its spec.
+TEST(FlowSpecTest, AWideBoxOfALongWindowIsRefused) {
+  FlowSpec spec = ExactSpec();
+  spec.event_shape = {int64_t{1} << 22, 2};
+  std::get<BoxSpec>(spec.pre[1]).width = 256;
+  EXPECT_THAT(std::string(ValidateFlowSpec(spec).message()),
+              HasSubstr("pre[1]: width x blocks x time steps is more than"));
 }
 
 // Meng et al. 2022 with the settings of the authors' galaxy and CIFAR-10 runs.

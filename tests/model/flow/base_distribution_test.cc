@@ -55,6 +55,16 @@ TEST(StudentTBase, EqualsScipy) {
   }
 }
 
+TEST(LogisticBase, EqualsItsDensity) {
+  LogisticBase base;
+  EXPECT_TRUE(base.parameters().empty());
+  for (const double z : {0.0, 0.7, -3.2, 40.0, -900.0}) {
+    const double size = std::abs(z), wanted = -size - 2 * std::log1p(std::exp(-size));
+    const at::Tensor density = base.LogDensity(0, at::full({1, 1, 1}, z, at::kDouble));
+    EXPECT_NEAR(density.item<double>(), wanted, 1e-12) << z;
+  }
+}
+
 TEST(StudentTBase, StartsWithSixDegreesPerLatentChannelOfEachLevel) {
   StudentTBase base(Spec(), at::kDouble);
   const auto parameters = base.named_parameters();

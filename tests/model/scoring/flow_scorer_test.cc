@@ -340,6 +340,74 @@ TEST(FlowScorerHeavy, LogProbOfASampleIsThatOfLogLikelihoodAndOfNoBatch) {
   }
 }
 
+TEST(FlowScorerExact, LikelihoodsDoNotDependOnTheNoiseNorOnTheBatch) {
+  const FlowSpec spec = TinyExactSpec();
+  const Checkpoint checkpoint = *TinyCheckpoint(spec, 80);
+  const HostBatch x = TinyRows(spec, 7, 3);
+  for (const bool float64 : {true, false}) {
+    std::unique_ptr<Scorer> scorer = MakeScorer(checkpoint, float64);
+    Noise noise = NoiseOf(NoiseKind::kUniform);
+    const auto one = *scorer->LogLikelihood(x, noise, true);
+    noise.seed = 43;
+    const auto other = *scorer->LogLikelihood(x, noise, false);
+    const auto centre = *scorer->LogLikelihood(x, NoiseOf(NoiseKind::kCenter), false);
+    for (size_t i = 0; i < 7; ++i) {
+      EXPECT_NEAR(one.log_prob[i], other.log_prob[i], 1e-9);
+      EXPECT_NEAR(one.log_prob[i], centre.log_prob[i], 1e-9);
+      EXPECT_LT(one.log_prob[i] - spec.code_unit_offset_nats(), 0);  // of codes: a probability
+      const auto alone = *scorer->LogLikelihood(OneRow(x, static_cast<int64_t>(i)),
+                                                NoiseOf(NoiseKind::kCenter), false);
+      EXPECT_EQ(alone.log_prob[0], centre.log_prob[i]);
+    }
+  }
+}
+
+TEST(FlowScorerExact, SamplesAreCodesOfTheirLikelihoodHoweverTheyAreCut) {
+  const FlowSpec spec = TinyExactSpec();
+  const Checkpoint checkpoint = *TinyCheckpoint(spec, 80);
+  std::unique_ptr<Scorer> scorer = MakeScorer(checkpoint, true, 4);
+  SampleOptions options;
+  options.rows = 9;
+  options.first_row = 100;
+  options.temperature = 0.5;
+  options.codes = false;
+  options.want_log_prob = true;
+  const auto sample = *scorer->Sample(options);
+  options.codes = true;
+  const auto codes = *scorer->Sample(options);
+  const auto result =
+      *scorer->LogLikelihood({9, codes.samples}, NoiseOf(NoiseKind::kCenter), false);
+  size_t compared = 0;
+  for (size_t i = 0; i < 9; ++i) {
+    // A sample that the converter's range clamped is another one.
+    bool inside = true;
+    for (size_t d = i * 32; d < (i + 1) * 32; ++d) {
+      inside = inside && std::abs(codes.samples[d]) < 99;
+    }
+    if (!inside) continue;
+    ++compared;
+    EXPECT_NEAR(codes.log_prob[i], result.log_prob[i], 1e-6);
+  }
+  EXPECT_GT(compared, 2u);
+  options.rows = 2;
+  options.first_row = 105;
+  const auto part = *scorer->Sample(options);
+  for (size_t d = 0; d < 64; ++d) EXPECT_EQ(part.samples[d], codes.samples[5 * 32 + d]);
+}
+
+TEST(FlowScorerExact, AnomalyScoresAndAttributionsAreDefined) {
+  const FlowSpec spec = TinyExactSpec();
+  EXPECT_EQ(ScoreDefinition(spec), "flow_quality_v2");
+  const Checkpoint checkpoint = *TinyCheckpoint(spec, 80);
+  std::unique_ptr<Scorer> scorer = MakeScorer(checkpoint, false);
+  EXPECT_EQ(scorer->signature().feature_names.size(), 1u + 3 * 2 + 2);
+  HostBatch flat = TinyRows(spec, 2, 3);
+  std::fill_n(flat.values.begin(), 32, 20.0f);
+  const auto result = *scorer->Anomaly(flat, {});
+  EXPECT_THAT(result.status, Each(RowStatus::kOk));
+  EXPECT_GT(result.score[0], checkpoint.calibration->scores.back());
+}
+
 // The latents of samples, at their channel's degrees of freedom and scale.
 TEST(FlowScorerHeavy, LatentsOfSamplesFollowTheBase) {
   FlowSpec spec = TinyHeavySpec(false);

@@ -78,6 +78,63 @@ TEST_F(TrainerTest, TheDefaultPresetLearnsOnTopOfItsWhitening) {
   EXPECT_TRUE(flow->buffers()[0].equal(lags));  // nothing trains it
 }
 
+TEST_F(TrainerTest, ExactCodeLengthsAreLearntOnTheLatticeOfTheTrainingPart) {
+  const Preset preset = *FindPreset("waveform-exact");
+  WriteArchitecture(preset, data_.window(), 2, &spec_);
+  std::vector<int64_t> sizes;
+  const auto lattice = LatticeCodes(data_);
+  for (const auto& seen : lattice) {
+    EXPECT_EQ(seen.front(), 0);
+    sizes.push_back(static_cast<int64_t>(seen.size()));
+  }
+  std::get<LatticeSpec>(spec_.pre[0]).sizes = sizes;
+  const std::shared_ptr<Flow> flow = NewFlow();
+  ASSERT_TRUE(FitFixedLayers(*flow, data_, 3).ok());
+  for (const auto& [name, tensor] : flow->NamedTensors()) {
+    if (name == "pre.0.codes.1") {
+      for (size_t i = 0; i < lattice[1].size(); ++i) {
+        EXPECT_EQ(tensor[static_cast<int64_t>(i)].item<int64_t>(), lattice[1][i]);
+      }
+    }
+    if (name == "pre.1.whitening.lags") {
+      EXPECT_GT(tensor.abs().max().item<double>(), 0.05);
+    }
+  }
+  options_.settings = preset.settings;
+  options_.settings.steps = 40;
+  Trainer trainer(flow, data_, options_);
+  const auto outcome = trainer.Run({});
+  ASSERT_TRUE(outcome.ok()) << outcome.status();
+  EXPECT_EQ(outcome->skipped_steps, 0);
+  EXPECT_LT(outcome->last_nll, outcome->first_nll - 0.05);
+  std::get<LatticeSpec>(spec_.pre[0]).sizes[1] += 1;
+  EXPECT_EQ(FitFixedLayers(*NewFlow(), data_, 3).code(), absl::StatusCode::kInvalidArgument);
+}
+
+// 8 of 13 codes are a range with rare ones, every second one a lattice.
+TEST(LatticeCodes, RankChannelsOfEverySecondCodeAtTheMost) {
+  struct Events : TrainingEvents {
+    std::vector<std::vector<int64_t>> SeenCodes() const override {
+      return {{0, 2, 4, 6, 8, 10, 11, 12}, {0, 2, 4, 6, 8, 10, 12}};
+    }
+    const std::vector<ChannelSpec>& channels() const override { return none; }
+    std::vector<int64_t> event_shape() const override { return {}; }
+    double frames_per_second() const override { return 0; }
+    std::string noun() const override { return ""; }
+    int64_t Count(DataPart) const override { return 0; }
+    std::vector<float> Gather(DataPart, bool, int64_t, int64_t*) const override { return {}; }
+    absl::StatusOr<std::unique_ptr<TrainingDraws>> Draws(uint64_t, int64_t) const override {
+      return absl::UnimplementedError("");
+    }
+    int64_t InitialisationRows() const override { return 0; }
+    std::map<std::string, std::string> CardFields() const override { return {}; }
+    std::vector<ChannelSpec> none;
+  };
+  const auto codes = LatticeCodes(Events());
+  EXPECT_EQ(codes[0], std::vector<int64_t>{0});
+  EXPECT_EQ(codes[1], (std::vector<int64_t>{0, 2, 4, 6, 8, 10, 12}));
+}
+
 TEST_F(TrainerTest, AStartNearIdentityIsResumedToTheSameBits) {
   WriteArchitecture(*FindPreset(std::string(kDefaultPreset)), data_.window(), 2, &spec_);
   options_.settings.start = TrainingStart::kNearIdentity;

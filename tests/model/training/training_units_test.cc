@@ -107,6 +107,21 @@ TEST(Presets, TheDefaultWhitensAndSeesNeighbours) {
   }
 }
 
+TEST(Presets, ExactCodeLengthsHaveNoBlocks) {
+  const Preset preset = *FindPreset("waveform-exact");
+  EXPECT_EQ(preset.settings.batch, 16);
+  EXPECT_EQ(preset.settings.schedule.learning_rate, 4e-3);
+  EXPECT_EQ(preset.settings.largest_gradient, 2048);
+  FlowSpec spec;
+  WriteArchitecture(preset, 1024, 2, &spec);
+  ASSERT_EQ(spec.pre.size(), 2u);
+  EXPECT_TRUE(std::holds_alternative<LatticeSpec>(spec.pre[0]));
+  EXPECT_EQ(std::get<BoxSpec>(spec.pre[1]).order, 16);
+  ASSERT_EQ(spec.levels.size(), 1u);
+  EXPECT_TRUE(spec.levels[0].blocks.empty());
+  EXPECT_EQ(spec.base, BaseKind::kLogistic);
+}
+
 class PresetSizes : public ::testing::TestWithParam<std::string> {};
 
 TEST_P(PresetSizes, SpecsAreValidForOtherSizesToo) {
@@ -124,11 +139,15 @@ TEST_P(PresetSizes, SpecsAreValidForOtherSizesToo) {
       channel.input_max = 127;
       spec.channels.push_back(channel);
     }
+    if (HasLattice(spec)) {  // the data say how many codes they have
+      std::get<LatticeSpec>(spec.pre[0]).sizes.assign(static_cast<size_t>(channels), 9);
+    }
     EXPECT_TRUE(ValidateFlowSpec(spec).ok()) << ValidateFlowSpec(spec) << " window " << window;
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Presets, PresetSizes, ::testing::Values("waveform", "waveform-paper"));
+INSTANTIATE_TEST_SUITE_P(Presets, PresetSizes,
+                         ::testing::Values("waveform", "waveform-exact", "waveform-paper"));
 
 std::vector<std::string> Minimal() {
   return {
