@@ -162,7 +162,7 @@ def sampling_ms(options, models, name):
     try:
         client, flags = options.bin / "bflow", [f"--server={address}", "--deadline=600s"]
         for _ in range(300):
-            if subprocess.run([client, "info", name, *flags], capture_output=True).returncode == 0:
+            if subprocess.run([client, "health", *flags], capture_output=True).returncode == 0:
                 break
             time.sleep(0.2)
         elapsed = []
