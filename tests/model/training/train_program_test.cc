@@ -328,8 +328,9 @@ TEST_F(TrainProgramTest, ADivergedModelIsNotWritten) {
 
 TEST_F(TrainProgramTest, ErrorsHaveTheirExitCodes) {
   EXPECT_EQ(Train({"--preset=nonsense"}), 64);
-  EXPECT_THAT(Text("stderr"),
-              HasSubstr("waveform, waveform-light, waveform-published, waveform-paper"));
+  EXPECT_THAT(
+      Text("stderr"),
+      HasSubstr("waveform, waveform-light, waveform-exact, waveform-published, waveform-paper"));
   EXPECT_EQ(Train({"--frobnicate=1"}), 64);
   EXPECT_EQ(Train({"--device=cuda", "--steps=2"}), 78);
   EXPECT_THAT(Text("stderr"), HasSubstr("device: cuda"));

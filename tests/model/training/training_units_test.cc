@@ -178,7 +178,8 @@ TEST(Options, BothFormsAndBothSeparators) {
 
 TEST(Options, ErrorsNameTheFlagAndNeverTheValue) {
   const std::vector<std::pair<std::string, std::string>> cases = {
-      {"--preset=secret", "waveform, waveform-light, waveform-published, waveform-paper"},
+      {"--preset=secret",
+       "waveform, waveform-light, waveform-exact, waveform-published, waveform-paper"},
       {"--steps=secret", "--steps"},
       {"--batch=1", "--batch"},
       {"--model=Secret", "--model"},
