@@ -6,8 +6,8 @@ usage: eager_step.py [--preset=cifar10] [--batch=128] [--steps=10] [--device=cud
 
 The flow of `bflow-train --preset=NAME` written as one would write it: ActNorm, 1x1 convolution with slogdet, butterfly
 factors by reshape and einsum, weight-normalised couplings, torch.optim.Adam. Prints a line of JSON: parameters, loss
-before training of a batch of noise, milliseconds per step (median, quartiles). By default as its authors leave PyTorch's
-switches: contiguous tensors, TF32 in convolutions as PyTorch has it (--tf32 names it, otherwise float32 throughout).
+before training of a batch of noise, milliseconds per step (median, quartiles). Contiguous tensors and float32 throughout
+unless a flag says otherwise; --tf32 is how PyTorch leaves its convolutions.
 """
 
 import argparse
