@@ -160,7 +160,11 @@ class Check:
         """Unpacks in place of configuring and building."""
         if not self.run("configure", *self.unpack())[0]:
             return False
-        self.facts["programs"] = (BUILD / "built_from").read_text().strip()
+        self.facts["programs"] = built_from = (BUILD / "built_from").read_text().strip()
+        if self.facts["commit"] not in ("unknown", built_from):
+            self.phases["configure"].update(status="failed", detail=f"the programs are of {built_from}")
+            self.write_report()
+            return False
         self.skip("build", "not needed: --programs", excused=True)
         return True
 

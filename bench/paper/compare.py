@@ -102,12 +102,12 @@ def header_of(model_file):
 
 def waveform_spec(layer, options):
     """The preset's flow of these signals, from a model of one step; without its butterflies for glow."""
-    models = options.out / "models"
-    if not (models / "preset").exists():
+    models, name = options.out / "models", f"{options.name}-preset"
+    if not (models / name).exists():
         command = [options.bin / "bflow-train", f"--preset={options.preset}", "--data", *options.data]
-        command += [f"--signals={options.signals}", f"--out={models}", "--model=preset", "--steps=1"]
-        run_measured([str(c) for c in command], options.out / "preset.log")
-    spec = json.loads(header_of(newest(models / "preset") / "model.safetensors")["__metadata__"]["flow_spec"])
+        command += [f"--signals={options.signals}", f"--out={models}", f"--model={name}", "--steps=1"]
+        run_measured([str(c) for c in command], options.out / f"{name}.log")
+    spec = json.loads(header_of(newest(models / name) / "model.safetensors")["__metadata__"]["flow_spec"])
     if layer == "glow":
         for level in spec["levels"]:
             level["blocks"] = [[one for one in block if one["kind"] != "butterfly"] for block in level["blocks"]]
@@ -135,12 +135,12 @@ def parameters(model_file, spec):
     """Trained values of a model file: all, and those of the layer in question."""
     total = mixed = 0
     for name, tensor in header_of(model_file).items():
-        if name == "__metadata__" or tensor["dtype"] == "I64":
-            continue
+        if name == "__metadata__" or tensor["dtype"] == "I64" or name.startswith("pre."):
+            continue  # fitted or drawn, not trained
         count = math.prod(tensor["shape"])
         total += count
         place = re.match(r"levels\.(\d+)\.(?:blocks\.(\d+)|prior)\.(\d+)\.", name)
-        if not place:  # of pre or base
+        if not place:  # of the base
             continue
         level = spec["levels"][int(place[1])]
         layers = level["blocks"][int(place[2])] if place[2] else level["prior"]
@@ -185,7 +185,7 @@ def train(layer, options):
     spec = waveform_spec(layer, options) if options.signals else image_spec(layer, options)
     results = options.out / f"{name}.json"
     budget = [options.steps, options.batch, options.seed, options.learning_rate, options.train_fraction, options.device]
-    budget.append([str(d) for d in options.data])
+    budget.extend([options.preset, options.signals, [str(d) for d in options.data]])
     if results.exists():
         known = json.loads(results.read_text())
         if known["spec"] == spec and known["budget"] == budget:
@@ -202,6 +202,8 @@ def train(layer, options):
         f"--signals={options.signals}" if options.signals else "--augmentation=none",
     ]  # fmt: skip
     out, memory = run_measured([str(c) for c in command], options.out / f"{name}.log")
+    if int(re.search(r"(\d+) not finite", out)[1]) > 0:
+        raise SystemExit(f"{name}: the likelihood of some of the test part is not finite")
     nll = [float(b) for b in re.findall(r"([-0-9.]+) (?:bits/dim|nats/sample)", out)]
     seconds = float(re.search(r"([0-9.]+) s of training", out)[1])
     total, mixed = parameters(newest(models / name) / "model.safetensors", spec)

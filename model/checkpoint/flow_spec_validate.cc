@@ -383,6 +383,10 @@ absl::Status CheckBlock(const std::vector<LayerSpec>& block, const std::string& 
   return CheckLayers(block, path, Place::kLevel, shape, tensors);
 }
 
+bool MovesNoise(const LayerSpec& layer) {
+  return std::holds_alternative<VariationalDequantizationSpec>(layer);
+}
+
 // Layers before the first level: those on codes come first, then whitening or what needs the scaled
 // range.
 absl::Status CheckPre(const FlowSpec& spec, int64_t* tensors) {
@@ -399,6 +403,12 @@ absl::Status CheckPre(const FlowSpec& spec, int64_t* tensors) {
       return Fault(path, absl::StrCat(std::string(LayerKind(spec.pre[k])),
                                       " acts on codes: only layers that keep them can stand "
                                       "before it"));
+    }
+    if (std::holds_alternative<BoxSpec>(spec.pre[k]) &&
+        std::any_of(spec.pre.begin(), spec.pre.begin() + k, MovesNoise)) {
+      return Fault(path,
+                   "a box needs noise that is uniform in each code: no "
+                   "variational_dequantisation before it");
     }
     if (std::holds_alternative<WhiteningSpec>(spec.pre[k]) && !all_on_codes) {
       return Fault(path, "only layers on codes can stand before whitening");

@@ -66,7 +66,9 @@ at::Tensor LatticeLayer::Ranks(int64_t channel, const at::Tensor& codes) const {
 }
 
 Transformed LatticeLayer::Apply(const at::Tensor& x, bool inverse) const {
-  const CodePosition from = grid_.Split(x);
+  CodePosition from = grid_.Split(x);
+  // What is no number looks up code 0, and stays none by its noise.
+  from.index = from.index.nan_to_num(0, 0, 0);
   std::vector<at::Tensor> indices, noises, log_slopes;
   for (size_t c = 0; c < codes_.size(); ++c) {
     const int64_t channel = static_cast<int64_t>(c);

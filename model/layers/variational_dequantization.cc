@@ -23,7 +23,7 @@ namespace bflow {
 namespace {
 
 // Noise nearer than this to a border of its cell counts as being there: logit stays finite, and
-// k + u keeps its code under rounding. Noise is a multiple of 2^-24: this meets 0 alone.
+// k + u keeps its code under rounding. Noise is drawn in multiples of 2^-24: this meets 0 alone.
 constexpr double kMargin = 0x1p-26;
 constexpr double kLargestLogSlope = 3;
 constexpr double kShiftUnit = 4;

@@ -25,6 +25,10 @@ absl::Status AddVariationalDequantization(FlowSpec* spec) {
     if (std::holds_alternative<VariationalDequantizationSpec>(layer)) {
       return absl::InvalidArgumentError("--dequantisation: the flow of --spec has this layer");
     }
+    if (std::holds_alternative<BoxSpec>(layer)) {
+      return absl::InvalidArgumentError(
+          "--dequantisation: expected uniform: the code lengths of a box layer are exact already");
+    }
   }
   VariationalDequantizationSpec layer;
   if (spec->is_image()) {

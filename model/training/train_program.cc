@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <cstdlib>
 #include <limits>
 #include <memory>
 #include <utility>
@@ -301,8 +302,7 @@ int RunTrain(const TrainOptions& options, const std::atomic<bool>& stop, FileSys
     return Fail(kExitConfiguration,
                 absl::InvalidArgumentError("--convolution_precision: tf32 needs a GPU"));
   }
-  at::globalContext().setAllowTF32CuDNN(tf32);  // cuDNN serves the couplings' convolutions alone
-  at::set_num_threads(CoreCount());
+  if (std::getenv("OMP_NUM_THREADS") == nullptr) at::set_num_threads(CoreCount());
   int exit_code = kExitInternal;
   absl::Status status = GuardTorch("bflow-train", [&] {
     exit_code = Run(options, stop, files, backend->device).Execute();

@@ -6,6 +6,7 @@
 #include <sstream>
 #include <utility>
 
+#include "ATen/Context.h"
 #include "ATen/ops/empty.h"
 #include "absl/strings/str_cat.h"
 #include "base/fault_point.h"
@@ -157,10 +158,13 @@ absl::StatusOr<Update> Trainer::Step(const TrainerHooks& hooks, double rate) {
   BFLOW_ASSIGN_OR_RETURN(at::Tensor batch, NextBatch(options_.settings.batch));
   if (hooks.batch) hooks.batch(&batch);
   BFLOW_FAULT_POINT("trainer.before_step");
-  const bool bfloat16 = options_.settings.precision == ConvolutionPrecision::kBf16;
-  if (bfloat16) flow_->UseBfloat16Convolutions(true);
+  // Of this step alone: what is validated and kept computes in float32.
+  const ConvolutionPrecision precision = options_.settings.precision;
+  if (precision == ConvolutionPrecision::kBf16) flow_->UseBfloat16Convolutions(true);
+  at::globalContext().setAllowTF32CuDNN(precision == ConvolutionPrecision::kTf32);
   const Update update = updater_->Step(batch, rate, ButterflyRate());
-  if (bfloat16) flow_->UseBfloat16Convolutions(false);
+  at::globalContext().setAllowTF32CuDNN(false);
+  flow_->UseBfloat16Convolutions(false);
   BFLOW_FAULT_POINT("trainer.after_step");
   return update;
 }

@@ -167,6 +167,29 @@ int64_t TrainingData::TrainingFrames(size_t record, const ValidRun& run) const {
   return std::clamp<int64_t>(train_end_.frame - start, 0, run.frames);
 }
 
+// Noise of one step makes a density of codes only where no two codes are nearer.
+absl::Status TrainingData::CheckSteps() const {
+  constexpr double kRounding = 1e-6;
+  for (size_t c = 0; c < channels_.size(); ++c) {
+    const ChannelSpec& channel = channels_[c];
+    for (const TrainingRange& range : ranges_) {
+      const WaveformSegment& segment = records_[range.record].segments[range.segment];
+      const std::vector<float>& codes =
+          segment.signals[selections_[range.record].signal_index[range.segment][c]].codes;
+      const int64_t end = range.begin + range.places + request_.window - 1;
+      for (int64_t i = range.begin; i < end; ++i) {
+        const double steps = (codes[static_cast<size_t>(i)] - channel.lo) / channel.step;
+        if (std::abs(steps - std::round(steps)) <= kRounding) continue;
+        return absl::InvalidArgumentError(
+            absl::StrCat("signal ", channel.name,
+                         ": its codes are no whole steps apart; leave --step out, or give it a "
+                         "step that divides them"));
+      }
+    }
+  }
+  return absl::OkStatus();
+}
+
 absl::Status TrainingData::FindExtremes() {
   for (ChannelSpec& channel : channels_) {
     channel.lo = std::numeric_limits<double>::infinity();
@@ -191,6 +214,7 @@ absl::Status TrainingData::FindExtremes() {
   if (ranges_.empty()) {
     return absl::InvalidArgumentError("data: the training part is shorter than one window");
   }
+  BFLOW_RETURN_IF_ERROR(CheckSteps());
   for (const ChannelSpec& channel : channels_) {
     if (!(channel.lo < channel.hi)) {
       return absl::InvalidArgumentError(

@@ -102,6 +102,7 @@ class TrainingData : public TrainingEvents {
   absl::Status SelectSignals();
   absl::Status Split();
   absl::Status FindExtremes();
+  absl::Status CheckSteps() const;
   // The frames of a run that lie before the end of the training part.
   int64_t TrainingFrames(size_t record, const ValidRun& run) const;
 

@@ -189,6 +189,8 @@ TEST(FlowSpecTest, RefusesNamingThePath) {
        "pre[1].kind: box acts on codes"},
       {"/pre", "[{\"kind\":\"box\",\"order\":2},{\"kind\":\"box\",\"order\":2}]",
        "pre[1].kind: box acts on codes"},
+      {"/pre", "[{\"kind\":\"variational_dequantisation\"},{\"kind\":\"box\",\"order\":2}]",
+       "pre[1].kind: a box needs noise that is uniform"},
       {"/pre", "[{\"kind\":\"box\",\"order\":8}]", "pre[0].order: is 8, expected less than"},
       {"/pre", "[{\"kind\":\"box\",\"order\":2,\"width\":257}]", "pre[0].width: is 257"},
       {"/pre", "[{\"kind\":\"box\",\"order\":2,\"kernel\":256}]", "pre[0].kernel: is 256"},

@@ -119,6 +119,21 @@ TEST(Lattice, ObeysTheLaws) {
   EXPECT_TRUE(at::equal(one.log_det[0], y.log_det[3]));
 }
 
+// What is no number must not reach another row, nor end the batch.
+TEST(Lattice, KeepsWhatIsNoNumberToItself) {
+  const auto layer = Lattice();
+  at::Tensor x = Uniform({3, 8, 2}, 4);
+  const at::Tensor clean = x.clone();
+  x[1][2][0] = std::nan("");
+  for (const bool inverse : {false, true}) {
+    const Transformed y = inverse ? layer->Inverse(x) : layer->Forward(x);
+    const Transformed expected = inverse ? layer->Inverse(clean) : layer->Forward(clean);
+    EXPECT_TRUE(std::isnan(y.value[1][2][0].item<double>()));
+    EXPECT_TRUE(at::equal(y.value[0], expected.value[0]));
+    EXPECT_TRUE(at::equal(y.value[2], expected.value[2]));
+  }
+}
+
 TEST(Lattice, WithoutGapsIsTheIdentity) {
   LatticeLayer layer(LatticeSpec{{40, 1}}, Shape(8));
   const at::Tensor x = Uniform({2, 8, 2}, 3) * 3 - 1.5;

@@ -6,6 +6,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "ATen/Parallel.h"
@@ -35,12 +36,17 @@ class TrainerTest : public ::testing::Test {
     options_.settings.schedule.warmup_steps = 2;
   }
 
-  static TrainingData MakeData() {
+  // With gaps: between the codes of B others are never seen.
+  static TrainingData MakeData(bool gaps = false) {
     TrainingData::Request request;
     request.signals = {"A", "B"};
     request.window = request.hop = 16;
     request.fractions = {0.6, 0.2, 0};
-    return *TrainingData::Create({TinyRecord(16 * 60)}, request);
+    WaveformRecord record = TinyRecord(16 * 60);
+    for (float& code : record.segments[0].signals[1].codes) {
+      if (gaps) code *= code < 0 ? 3 : 2;
+    }
+    return *TrainingData::Create({std::move(record)}, request);
   }
   std::shared_ptr<Flow> NewFlow(at::ScalarType dtype = at::kFloat) const {
     std::shared_ptr<Flow> flow = *Flow::Create(spec_, options_.seed, dtype);

@@ -181,6 +181,16 @@ TEST(TrainingData, RecordsThatDoNotFitAreListedAndTheOthersUsed) {
   EXPECT_EQ(data->windows(DataPart::kTrain).size(), 10u);
 }
 
+TEST(TrainingData, AStepDividesTheDistancesOfCodes) {
+  TrainingData::Request request = Request(0.5, 0, 0);
+  request.step = {1, 2};
+  EXPECT_TRUE(TrainingData::Create({Ramp("r", 100)}, request).ok());
+  request.step = {2};  // the codes of A are one apart
+  const absl::Status status = TrainingData::Create({Ramp("r", 100)}, request).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("signal A: its codes are no whole steps"));
+}
+
 TEST(TrainingData, ErrorsSayWhatIsWrong) {
   auto message = [](absl::StatusOr<TrainingData> data) {
     return std::string(data.status().message());
