@@ -13,11 +13,11 @@
 #include "absl/strings/str_cat.h"
 #include "base/clock.h"
 #include "base/exit_code.h"
+#include "bench/micro/preset_flow.h"
 #include "bench/micro/waveform_block.h"
 #include "c10/core/GradMode.h"
 #include "model/flow/flow.h"
 #include "model/scoring/backend.h"
-#include "model/training/image_presets.h"
 #include "model/training/presets.h"
 #include "model/training/updater.h"
 #include "torch/library.h"
@@ -96,40 +96,12 @@ void CompareButterfly(const at::Device& device, bool shared, int64_t rows) {
       [&] { butterfly(x, factors); }, [&] { ButterflyReference(x, factors); });
 }
 
-// The preset's flow for events of this shape: [time, channels] or [channels, height, width].
-std::shared_ptr<Flow> PresetFlow(const Preset& preset, const std::vector<int64_t>& event_shape,
-                                 const at::Device& device) {
-  FlowSpec spec;
-  if (preset.image) spec = ImageFlowSpec(*preset.image, event_shape);
-  spec.event_shape = event_shape;
-  spec.dequantization = SpecDequantization::kNone;
-  if (!preset.image) {
-    spec.sampling_rate_hz = 125;
-    WriteArchitecture(preset, event_shape[0], event_shape[1], &spec);
-  }
-  for (int64_t i = 0; i < (preset.image ? event_shape[0] : event_shape[1]); ++i) {
-    ChannelSpec& channel = spec.channels.emplace_back();
-    channel.name = absl::StrCat("c", i);
-    channel.input_min = -1;
-    channel.input_max = 1;
-  }
-  auto flow = Flow::Create(spec, 1, at::kFloat);
-  if (!flow.ok()) {
-    std::fprintf(stderr, "%s\n", flow.status().ToString().c_str());
-    std::exit(kExitInternal);
-  }
-  (*flow)->MoveTo(device);
-  return *std::move(flow);
-}
-
 void CompareFlow(const at::Device& device, const char* preset_name,
                  const std::vector<int64_t>& event_shape, int64_t rows, int calls) {
   const Preset preset = *FindPreset(preset_name);
-  const std::shared_ptr<Flow> flow = PresetFlow(preset, event_shape, device);
-  std::vector<int64_t> batch_shape = {rows};
-  batch_shape.insert(batch_shape.end(), event_shape.begin(), event_shape.end());
-  const at::Tensor x = (at::rand(batch_shape) * 2 - 1).to(device, flow->input_dtype());
-  flow->InitialiseFrom(x);
+  const PresetFlow made(preset, event_shape, rows, device);
+  const std::shared_ptr<Flow>& flow = made.flow;
+  const at::Tensor& x = made.x;
   const auto log_prob = [&](bool eager) {
     const c10::NoGradGuard no_grad;
     std::unique_ptr<EagerOperators> references;

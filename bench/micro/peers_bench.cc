@@ -6,12 +6,13 @@
 #include <cstdlib>
 #include <functional>
 #include <memory>
-#include <optional>
 #include <vector>
 
 #include <time.h>
 
 #include "ATen/Parallel.h"
+#include "absl/strings/str_cat.h"
+#include "bench/micro/preset_flow.h"
 #include "bench/micro/waveform_block.h"
 #include "c10/core/GradMode.h"
 #include "model/flow/flow.h"
@@ -116,56 +117,26 @@ class EagerOperators {
 };
 
 // Loss, gradients and the update by Adam (ours in both), as bflow-train does them for a batch of
-// the preset's flow: windows of 1024 x 2.
-class TrainingStep {
- public:
-  TrainingStep(const Preset& preset, int64_t batch) {
-    FlowSpec spec;
-    spec.event_shape = {1024, 2};
-    spec.sampling_rate_hz = 125;
-    spec.dequantization = SpecDequantization::kNone;
-    for (const char* name : {"MCL1", "V"}) {
-      ChannelSpec& channel = spec.channels.emplace_back();
-      channel.name = name;
-      channel.input_min = -1;
-      channel.input_max = 1;
-    }
-    WriteArchitecture(preset, 1024, 2, &spec);
-    auto made = Flow::Create(spec, 1, at::kFloat);
-    if (!made.ok()) {
-      std::fprintf(stderr, "%s\n", made.status().ToString().c_str());
-      std::exit(1);
-    }
-    flow_ = *std::move(made);
-    x_ = at::rand({batch, 1024, 2}, at::TensorOptions(flow_->input_dtype())) * 2 - 1;
-    flow_->InitialiseFrom(x_);
-    updater_.emplace(flow_, /*decay=*/0, EmaScheme::kPolyak);
-  }
-
-  at::Tensor Loss() { return -flow_->LogProb(x_).mean() / static_cast<double>(x_[0].numel()); }
-  void Run() { updater_->Step(x_, 1e-4); }
-
- private:
-  std::shared_ptr<Flow> flow_;
-  at::Tensor x_;
-  std::optional<Updater> updater_;
-};
-
-void CompareTrainingStep(const char* preset, int64_t batch) {
-  TrainingStep step(*FindPreset(preset), batch);
-  const at::Tensor ours = step.Loss().detach();
+// the preset's flow.
+void CompareTrainingStep(const char* name, const Preset& preset,
+                         const std::vector<int64_t>& event_shape, int64_t batch) {
+  const PresetFlow made(preset, event_shape, batch, at::kCPU);
+  Updater updater(made.flow, /*decay=*/0, EmaScheme::kPolyak);
+  const auto log_prob = [&made] {
+    const c10::NoGradGuard no_grad;
+    return made.flow->LogProb(made.x);
+  };
+  const at::Tensor ours = log_prob();
   {
     const EagerOperators eager;
-    CheckEqual("training step", ours, step.Loss().detach());
+    CheckEqual("training step", ours, log_prob());
   }
-  char name[64];
-  std::snprintf(name, sizeof(name), "training step, %s 1024 x 2, B=%d", preset,
-                static_cast<int>(batch));
   Compare(
-      name, 7, 3, [&] { step.Run(); },
+      absl::StrCat("training step, ", name, ", B=", batch).c_str(), 7, 3,
+      [&] { updater.Step(made.x, 1e-4); },
       [&] {
         const EagerOperators eager;
-        step.Run();
+        updater.Step(made.x, 1e-4);
       });
 }
 
@@ -181,7 +152,13 @@ int main() {
   bflow::bench::CompareButterfly(false);
   bflow::bench::CompareBlock(false);
   bflow::bench::CompareBlock(true);
-  bflow::bench::CompareTrainingStep("waveform-published", 128);
-  bflow::bench::CompareTrainingStep("waveform", 32);
+  using bflow::FindPreset;
+  bflow::bench::CompareTrainingStep("waveform-published", *FindPreset("waveform-published"),
+                                    {1024, 2}, 128);
+  bflow::bench::CompareTrainingStep("waveform", *FindPreset("waveform"), {1024, 2}, 32);
+  bflow::Preset mnist = *FindPreset("mnist");
+  mnist.image->hidden = 64;
+  mnist.image->blocks = 4;
+  bflow::bench::CompareTrainingStep("mnist (width 64, 4 blocks)", mnist, {1, 28, 28}, 64);
   return 0;
 }
