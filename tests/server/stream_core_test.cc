@@ -162,7 +162,7 @@ class StreamCoreTest : public testing::Test {
   struct Client {
     std::shared_ptr<ScoreStream> stream;
     std::vector<pb::StreamScoreRequest> messages;
-    std::atomic<size_t> read{0};
+    std::atomic<size_t> read{0}, written{0};  // written: the stream knows of it
     bool stays = false;
     FakePort<pb::StreamScoreResponse> port;  // last: its thread calls the others
   };
@@ -177,7 +177,10 @@ class StreamCoreTest : public testing::Test {
       if (next < c->messages.size()) *c->stream->read_buffer() = c->messages[next];
       if (next < c->messages.size() || !c->stays) c->stream->OnReadDone(next < c->messages.size());
     };
-    c->port.on_write = [c] { c->stream->OnWriteDone(true); };
+    c->port.on_write = [c] {
+      c->stream->OnWriteDone(true);
+      ++c->written;
+    };
     c->port.on_broken_write = [c] { c->stream->OnWriteDone(false); };
     return client;
   }
@@ -304,7 +307,7 @@ TEST_F(StreamCoreTest, IdlenessIsMeasuredFromTheLastEvent) {
   Start({}, 1, 1 << 20, &clock);
   auto quiet = Open({OpenMessage(), ChunkMessage(0, 1, 1)}, /*stays=*/true);
   quiet->stream->Start();
-  Until([&] { return quiet->port.replies().size() == 2 && quiet->read == 3; });
+  Until([&] { return quiet->written == 2 && quiet->read == 3; });
   clock.Advance(std::chrono::seconds(59));
   streams_.EndIdle(clock.Now());
   clock.JumpWall(std::chrono::hours(24));
