@@ -8,6 +8,7 @@
 #include "ATen/ops/rand.h"
 #include "ATen/ops/zeros.h"
 #include "c10/core/GradMode.h"
+#include "model/layers/whitening.h"
 
 namespace bflow {
 namespace {
@@ -32,19 +33,8 @@ std::vector<at::Tensor> OnHost(const std::vector<at::Tensor>& tensors) {
 BoxLayer::BoxLayer(const BoxSpec& spec, const LevelShape& shape, at::Generator& generator,
                    at::ScalarType dtype)
     : grid_(shape), dtype_(dtype), dilations_(spec.dilations.begin(), spec.dilations.end()) {
-  const int64_t channels = shape.channels, head = spec.order * channels, width = spec.width;
-  auto whitening = Child(*this, "whitening");
-  const std::vector<std::pair<std::string, std::vector<int64_t>>> shapes = {
-      {"lags", {channels, channels, spec.order}},
-      {"instantaneous", {channels, channels}},
-      {"bias", {channels}},
-      {"log_scale", {channels}},
-      {"head_weight", {head, head}},
-      {"head_bias", {head}},
-      {"head_log_scale", {head}}};
-  for (const auto& [name, sizes] : shapes) {
-    map_.push_back(whitening->register_buffer(name, at::zeros(sizes, dtype)));
-  }
+  const int64_t channels = shape.channels, width = spec.width;
+  map_ = RegisterWhiteningBuffers(*Child(*this, "whitening"), channels, spec.order, dtype);
   mean_ = register_buffer("mean", at::zeros({channels}, dtype));
   log_deviation_ = register_buffer("log_deviation", at::zeros({channels}, dtype));
   AddConvolution(*this, "trunk", {width, 3 * channels + 1, spec.kernel}, 1, 1, generator);

@@ -9,8 +9,8 @@
 
 namespace bflow {
 
-WhiteningLayer::WhiteningLayer(int64_t channels, int64_t order, at::ScalarType dtype)
-    : dtype_(dtype) {
+std::vector<at::Tensor> RegisterWhiteningBuffers(torch::nn::Module& module, int64_t channels,
+                                                 int64_t order, at::ScalarType dtype) {
   const int64_t head = order * channels;
   const std::vector<std::pair<std::string, std::vector<int64_t>>> shapes = {
       {"lags", {channels, channels, order}},
@@ -20,10 +20,15 @@ WhiteningLayer::WhiteningLayer(int64_t channels, int64_t order, at::ScalarType d
       {"head_weight", {head, head}},
       {"head_bias", {head}},
       {"head_log_scale", {head}}};
+  std::vector<at::Tensor> buffers;
   for (const auto& [name, shape] : shapes) {
-    buffers_.push_back(register_buffer(name, at::zeros(shape, at::TensorOptions(dtype))));
+    buffers.push_back(module.register_buffer(name, at::zeros(shape, at::TensorOptions(dtype))));
   }
+  return buffers;
 }
+
+WhiteningLayer::WhiteningLayer(int64_t channels, int64_t order, at::ScalarType dtype)
+    : dtype_(dtype), buffers_(RegisterWhiteningBuffers(*this, channels, order, dtype)) {}
 
 std::vector<at::Tensor> WhiteningLayer::Map() const {
   if (!frozen_map_.empty()) return frozen_map_;

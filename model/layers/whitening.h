@@ -13,6 +13,10 @@
 
 namespace bflow {
 
+// Registers the buffers below in `module`, all 0, and returns them in this order.
+std::vector<at::Tensor> RegisterWhiteningBuffers(torch::nn::Module& module, int64_t channels,
+                                                 int64_t order, at::ScalarType dtype);
+
 // Buffers, in the unit of x: lags [C,C,K], instantaneous [C,C], bias, log_scale [C], head_weight
 // [KC,KC], head_bias, head_log_scale [KC]; all 0 (the identity) until they are fitted
 // (model/training/fit_whitening.h) or loaded. Computes in float64 whatever the dtype: residuals are
