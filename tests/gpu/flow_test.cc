@@ -21,6 +21,7 @@ FlowSpec NamedSpec(const std::string& name, bool quantised) {
   if (name == "TinyImage") return TinyImageSpec();
   if (name == "Dequantised") return Dequantised(TinyHeavySpec());
   if (name == "DequantisedImage") return Dequantised(TinyImageSpec());
+  if (name == "Exact") return TinyExactSpec();
   FlowSpec spec = TinySpec(quantised);
   if (name == "Tiny") return spec;
   spec.event_shape = {1024, 2};
@@ -121,8 +122,8 @@ TEST_P(GpuScorer, ScoresAsOnTheCpu) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Specs, GpuScorer, kNames, NameOf);
-INSTANTIATE_TEST_SUITE_P(CodeSpecs, GpuScorer, ::testing::Values("Dequantised", "DequantisedImage"),
-                         NameOf);
+INSTANTIATE_TEST_SUITE_P(CodeSpecs, GpuScorer,
+                         ::testing::Values("Dequantised", "DequantisedImage", "Exact"), NameOf);
 
 }  // namespace
 }  // namespace bflow::testing
