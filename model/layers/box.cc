@@ -3,7 +3,6 @@
 #include <cmath>
 #include <memory>
 #include <string>
-#include <utility>
 
 #include "ATen/ops/rand.h"
 #include "ATen/ops/zeros.h"

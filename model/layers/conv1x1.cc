@@ -2,6 +2,7 @@
 
 #include <map>
 #include <tuple>
+#include <utility>
 
 #include "ATen/ops/linalg_inv.h"
 #include "ATen/ops/linalg_slogdet.h"
@@ -33,12 +34,15 @@ Conv1x1Layer::SharedLogDets::SharedLogDets(const std::vector<Conv1x1Layer*>& lay
     : layers_(layers) {
   std::map<int64_t, std::vector<Conv1x1Layer*>> by_size;
   for (Conv1x1Layer* layer : layers_) by_size[layer->weight_.size(0)].push_back(layer);
+  std::vector<std::pair<Conv1x1Layer*, at::Tensor>> found;
   for (const auto& [size, alike] : by_size) {
     std::vector<at::Tensor> weights;
     for (const Conv1x1Layer* layer : alike) weights.push_back(layer->weight_);
     const std::vector<at::Tensor> log_dets = LogAbsDet(at::stack(weights)).unbind();
-    for (size_t i = 0; i < alike.size(); ++i) alike[i]->shared_log_det_ = log_dets[i];
+    for (size_t i = 0; i < alike.size(); ++i) found.emplace_back(alike[i], log_dets[i]);
   }
+  // Last, as no destructor takes back what a constructor that throws has handed out.
+  for (auto& [layer, log_det] : found) layer->shared_log_det_ = std::move(log_det);
 }
 
 Conv1x1Layer::SharedLogDets::~SharedLogDets() {
