@@ -161,14 +161,17 @@ struct LatticeSpec {
 // code its probability from the codes before it, constant inside the code's cell, so that log p of
 // the codes is exact whatever the noise. Trunk of `width`: a convolution of `kernel` taps, then for
 // each dilation one of 3 dilated taps and one of a single tap as a residual block; per channel a
-// head of two layers to 5 logistic distributions. docs/math.md has all of it. Buffers, of codes +
-// .5: whitening.* as WhiteningSpec's, mean, log_deviation [C]. Parameters: trunk.{weight,bias},
+// head of two layers to 5 logistic distributions. If `adaptive`, each code's probability is a
+// mixture with that of an expert, a linear prediction that goes on learning within the row; the
+// past of the row decides its share. docs/math.md has all of it. Buffers, of codes + .5:
+// whitening.* as WhiteningSpec's, mean, log_deviation [C]. Parameters: trunk.{weight,bias},
 // blocks.N.{0,1}.{weight,bias}, heads.C.{0,1}.{weight,bias}.
 struct BoxSpec {
   int order = 16;  // of its whitening
   int width = 32;
   int kernel = 5;
   std::vector<int> dilations = {1, 3, 9, 27, 81};
+  bool adaptive = false;
 };
 
 using LayerSpec =

@@ -140,6 +140,7 @@ absl::Status ReadFields(const std::string& kind, ObjectReader& reader, LayerSpec
     reader.Read("width", &box->width, kOptional);
     reader.Read("kernel", &box->kernel, kOptional);
     reader.Read("dilations", &box->dilations, kOptional);
+    reader.Read("adaptive", &box->adaptive, kOptional);
   } else {
     return Fault(reader.Path("kind"), "not a kind of layer that docs/checkpoint_format.md lists");
   }
@@ -217,6 +218,7 @@ Json LayerToJson(const LayerSpec& layer) {
     json["width"] = box->width;
     json["kernel"] = box->kernel;
     json["dilations"] = box->dilations;
+    json["adaptive"] = box->adaptive;
   }
   if (const auto* butterfly = std::get_if<ButterflySpec>(&layer)) {
     if (butterfly->partitions.empty()) json["factors"] = butterfly->factors;

@@ -31,7 +31,10 @@ std::vector<at::Tensor> OnHost(const std::vector<at::Tensor>& tensors) {
 
 BoxLayer::BoxLayer(const BoxSpec& spec, const LevelShape& shape, at::Generator& generator,
                    at::ScalarType dtype)
-    : grid_(shape), dtype_(dtype), dilations_(spec.dilations.begin(), spec.dilations.end()) {
+    : grid_(shape),
+      dtype_(dtype),
+      adaptive_(spec.adaptive),
+      dilations_(spec.dilations.begin(), spec.dilations.end()) {
   const int64_t channels = shape.channels, width = spec.width;
   map_ = RegisterWhiteningBuffers(*Child(*this, "whitening"), channels, spec.order, dtype);
   mean_ = register_buffer("mean", at::zeros({channels}, dtype));
@@ -64,10 +67,10 @@ void BoxLayer::AddConvolution(torch::nn::Module& parent, const std::string& name
 }
 
 BoxLayer::Fixed BoxLayer::MakeFixed(bool with_net) const {
-  if (!frozen_.map.empty()) return frozen_;
+  if (!frozen_.net.empty()) return frozen_;
   const c10::NoGradGuard no_grad;
   const std::vector<at::Tensor> moments = OnHost({mean_, log_deviation_});
-  return {OnHost(map_), moments[0], moments[1],
+  return {{OnHost(map_), moments[0], moments[1], adaptive_},
           with_net ? OnHost(net_) : std::vector<at::Tensor>()};
 }
 
@@ -78,22 +81,21 @@ double BoxLayer::LogSteps(const at::Tensor& x) const {
 Transformed BoxLayer::Forward(const at::Tensor& x) {
   const CodePosition position = grid_.Split(x.to(at::kCPU));
   const Fixed fixed = MakeFixed(/*with_net=*/false);
-  const BoxContext context =
-      MakeBoxContext(position.index, fixed.map, fixed.mean, fixed.log_deviation);
+  const BoxContext context = MakeBoxContext(position.index, fixed.fit);
   const auto to_net = [&](const at::Tensor& t) { return t.to(x.device(), dtype_); };
   const at::Tensor features = to_net(context.features), heads = to_net(context.heads);
   // Only the CPU has kernels of its own.
   const at::Tensor raw = x.is_cpu() ? box_net(features, heads, net_, dilations_)
                                     : BoxNetReference(features, heads, net_, dilations_);
-  auto [z, log_det] = box_cells(raw.to(at::kCPU, at::kDouble), context.frame, position.noise);
+  auto [z, log_det, share] =
+      box_cells(raw.to(at::kCPU, at::kDouble), context.frame, position.noise);
   return {z.to(x.device()), (log_det + LogSteps(x)).to(x.device())};
 }
 
 Transformed BoxLayer::Inverse(const at::Tensor& z) {
   const c10::NoGradGuard no_grad;
   const Fixed fixed = MakeFixed(/*with_net=*/true);
-  const BoxCodes back = BoxInverse(z.to(at::kCPU, at::kDouble), fixed.map, fixed.mean,
-                                   fixed.log_deviation, fixed.net, dilations_);
+  const BoxCodes back = BoxInverse(z.to(at::kCPU, at::kDouble), fixed.fit, fixed.net, dilations_);
   return {grid_.Join({back.codes, back.u}).to(z.device()),
           (back.log_det - LogSteps(z)).to(z.device())};
 }

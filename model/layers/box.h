@@ -40,8 +40,7 @@ class BoxLayer : public Bijector {
  private:
   // What does not depend on data, in float64 on the CPU.
   struct Fixed {
-    std::vector<at::Tensor> map;
-    at::Tensor mean, log_deviation;
+    BoxFit fit;
     std::vector<at::Tensor> net;
   };
   Fixed MakeFixed(bool with_net) const;
@@ -52,6 +51,7 @@ class BoxLayer : public Bijector {
 
   CodeGrid grid_;
   at::ScalarType dtype_;
+  bool adaptive_;
   std::vector<int64_t> dilations_;
   std::vector<at::Tensor> map_, net_;  // in the order of the operators
   at::Tensor mean_, log_deviation_;

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "ATen/core/Tensor.h"
+#include "model/ops/box.h"
 
 namespace bflow {
 
@@ -125,7 +126,7 @@ inline void CheckWhitening(const at::Tensor& x, at::TensorList map) {
 
 // net: weight, bias of the trunk, of both convolutions per dilation, of both layers per head.
 inline void CheckBoxNet(const at::Tensor& features, const at::Tensor& heads, at::TensorList net,
-                        at::IntArrayRef dilations, int64_t outputs) {
+                        at::IntArrayRef dilations) {
   TORCH_CHECK(features.dim() == 3 && heads.dim() == 4 && heads.size(0) == features.size(0) &&
                   heads.size(1) == features.size(1) && heads.size(3) == 4,
               "box_net: features must be [B, T, F] and heads [B, T, C, 4], got ", features.sizes(),
@@ -143,7 +144,7 @@ inline void CheckBoxNet(const at::Tensor& features, const at::Tensor& heads, at:
   }
   for (int64_t c = 0; c < heads.size(2); ++c) {
     shapes.insert(shapes.end(),
-                  {{width, width + 2 + 2 * c, 1}, {width}, {outputs, width, 1}, {outputs}});
+                  {{width, width + 2 + 2 * c, 1}, {width}, {kBoxOutputs, width, 1}, {kBoxOutputs}});
   }
   for (size_t i = 0; i < shapes.size(); ++i) {
     TORCH_CHECK(net[i].sizes() == at::IntArrayRef(shapes[i]), "box_net: net[", i, "] must be ",
@@ -152,8 +153,7 @@ inline void CheckBoxNet(const at::Tensor& features, const at::Tensor& heads, at:
   }
 }
 
-inline void CheckBoxCells(const at::Tensor& raw, const at::Tensor& frame, const at::Tensor& u,
-                          int64_t outputs) {
+inline void CheckBoxCells(const at::Tensor& raw, const at::Tensor& frame, const at::Tensor& u) {
   TORCH_CHECK(u.dim() == 3 && u.scalar_type() == at::kDouble,
               "box_cells: u must be [B, T, C] of float64, got ", u.sizes());
   const auto check = [&u](const char* name, const at::Tensor& t, int64_t last) {
@@ -161,8 +161,9 @@ inline void CheckBoxCells(const at::Tensor& raw, const at::Tensor& frame, const 
                 "box_cells: ", name, " must be [B, T, C, ", last, "], got ", t.sizes());
     CheckKind("box_cells", name, u, t);
   };
-  check("raw", raw, outputs);
-  check("frame", frame, 4);
+  check("raw", raw, kBoxOutputs);
+  const bool adaptive = frame.dim() == 4 && frame.size(3) == kAdaptiveBoxFrame;
+  check("frame", frame, adaptive ? kAdaptiveBoxFrame : kBoxFrame);
 }
 
 }  // namespace bflow

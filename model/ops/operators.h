@@ -40,9 +40,10 @@ at::Tensor whitening_backward(at::TensorList map, bool inverse, const at::Tensor
 std::vector<at::Tensor> box_net_backward(const at::Tensor& features, const at::Tensor& heads,
                                          at::TensorList net, at::IntArrayRef dilations,
                                          const at::Tensor& grad_raw);
-// Of raw and u.
+// Of raw and u; share: what box_cells returned.
 std::tuple<at::Tensor, at::Tensor> box_cells_backward(const at::Tensor& raw,
                                                       const at::Tensor& frame, const at::Tensor& u,
+                                                      const at::Tensor& share,
                                                       const at::Tensor& grad_z,
                                                       const at::Tensor& grad_log_det);
 

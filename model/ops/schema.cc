@@ -48,10 +48,11 @@ TORCH_LIBRARY(bflow, m) {
   m.def(
       "box_net_backward(Tensor features, Tensor heads, Tensor[] net, int[] dilations, "
       "Tensor grad_raw) -> Tensor[] grad_net");
-  m.def("box_cells(Tensor raw, Tensor frame, Tensor u) -> (Tensor z, Tensor log_det)");
   m.def(
-      "box_cells_backward(Tensor raw, Tensor frame, Tensor u, Tensor grad_z, Tensor grad_log_det) "
-      "-> (Tensor grad_raw, Tensor grad_u)");
+      "box_cells(Tensor raw, Tensor frame, Tensor u) -> (Tensor z, Tensor log_det, Tensor share)");
+  m.def(
+      "box_cells_backward(Tensor raw, Tensor frame, Tensor u, Tensor share, Tensor grad_z, "
+      "Tensor grad_log_det) -> (Tensor grad_raw, Tensor grad_u)");
 }
 
 namespace bflow {
@@ -108,8 +109,9 @@ at::Tensor box_net(const at::Tensor& features, const at::Tensor& heads, at::Tens
   return op.call(features, heads, net, dilations);
 }
 
-std::tuple<at::Tensor, at::Tensor> box_cells(const at::Tensor& raw, const at::Tensor& frame,
-                                             const at::Tensor& u) {
+std::tuple<at::Tensor, at::Tensor, at::Tensor> box_cells(const at::Tensor& raw,
+                                                         const at::Tensor& frame,
+                                                         const at::Tensor& u) {
   static const auto op = Find<decltype(box_cells)>("bflow::box_cells");
   return op.call(raw, frame, u);
 }
@@ -168,10 +170,11 @@ std::vector<at::Tensor> box_net_backward(const at::Tensor& features, const at::T
 
 std::tuple<at::Tensor, at::Tensor> box_cells_backward(const at::Tensor& raw,
                                                       const at::Tensor& frame, const at::Tensor& u,
+                                                      const at::Tensor& share,
                                                       const at::Tensor& grad_z,
                                                       const at::Tensor& grad_log_det) {
   static const auto op = Find<decltype(box_cells_backward)>("bflow::box_cells_backward");
-  return op.call(raw, frame, u, grad_z, grad_log_det);
+  return op.call(raw, frame, u, share, grad_z, grad_log_det);
 }
 
 }  // namespace bflow

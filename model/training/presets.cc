@@ -68,8 +68,9 @@ std::vector<Preset> MakePresets() {
   Preset exact;
   exact.name = "waveform-exact";
   exact.summary =
-      "exact code lengths: lattice, box layer (width 32, dilations 1 to 81), logistic base: Adam "
-      "4e-3, cosine, batch 16";
+      "exact code lengths: lattice, adaptive box layer (width 32, dilations 1 to 81), logistic "
+      "base: "
+      "Adam 4e-3, cosine, batch 16";
   exact.settings.steps = 1400;
   exact.settings.batch = 16;
   exact.settings.first_batch = 1;          // nothing is initialised from it
@@ -79,7 +80,7 @@ std::vector<Preset> MakePresets() {
                              .warmup_steps = 20,
                              .total_steps = 0,
                              .decay = 1};
-  exact.box = BoxSpec{};
+  exact.box = BoxSpec{.adaptive = true};
 
   std::vector<Preset> presets = {waveform, light, exact, published, paper};
   for (Preset& preset : ImagePresets()) presets.push_back(std::move(preset));

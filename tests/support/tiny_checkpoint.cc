@@ -87,7 +87,7 @@ FlowSpec TinyHeavySpec(bool quantised) {
 
 FlowSpec TinyExactSpec() {
   FlowSpec spec = TinySpec();
-  spec.pre = {LatticeSpec{{71, 91}}, BoxSpec{3, 6, 3, {1, 4}}};
+  spec.pre = {LatticeSpec{{71, 91}}, BoxSpec{3, 6, 3, {1, 4}, /*adaptive=*/true}};
   spec.levels = {LevelSpec{.squeeze = 1, .blocks = {}, .prior = {}, .split = false}};
   spec.base = BaseKind::kLogistic;
   return spec;

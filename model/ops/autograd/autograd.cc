@@ -182,14 +182,16 @@ class BoxCellsFunction : public torch::autograd::Function<BoxCellsFunction> {
   static variable_list forward(AutogradContext* ctx, const at::Tensor& raw, const at::Tensor& frame,
                                const at::Tensor& u) {
     const at::AutoDispatchBelowADInplaceOrView guard;
-    ctx->save_for_backward({raw, frame, u});
-    auto [z, log_det] = box_cells(raw, frame, u);
-    return {z, log_det};
+    auto [z, log_det, share] = box_cells(raw, frame, u);
+    ctx->save_for_backward({raw, frame, u, share});
+    ctx->mark_non_differentiable({share});
+    return {z, log_det, share};
   }
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
     CheckFirstOrder();
     const variable_list saved = ctx->get_saved_variables();
-    auto [grad_raw, grad_u] = box_cells_backward(saved[0], saved[1], saved[2], grads[0], grads[1]);
+    auto [grad_raw, grad_u] =
+        box_cells_backward(saved[0], saved[1], saved[2], saved[3], grads[0], grads[1]);
     return {grad_raw, at::Tensor(), grad_u};
   }
 };
@@ -236,9 +238,11 @@ at::Tensor BoxNet(const at::Tensor& features, const at::Tensor& heads, at::Tenso
   return BoxNetFunction::apply(features, heads, net, dilations)[0];
 }
 
-std::tuple<at::Tensor, at::Tensor> BoxCells(const at::Tensor& raw, const at::Tensor& frame,
-                                            const at::Tensor& u) {
-  return Apply<BoxCellsFunction>(raw, frame, u);
+std::tuple<at::Tensor, at::Tensor, at::Tensor> BoxCells(const at::Tensor& raw,
+                                                        const at::Tensor& frame,
+                                                        const at::Tensor& u) {
+  const variable_list out = BoxCellsFunction::apply(raw, frame, u);
+  return {out[0], out[1], out[2]};
 }
 
 }  // namespace

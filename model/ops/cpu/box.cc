@@ -12,9 +12,11 @@
 #include "ATen/ops/empty.h"
 #include "ATen/ops/empty_like.h"
 #include "ATen/ops/zeros.h"
+#include "ATen/ops/zeros_like.h"
 #include "model/ops/checks.h"
 #include "model/ops/cpu/box_cell.h"
 #include "model/ops/cpu/box_context.h"
+#include "model/ops/cpu/box_expert.h"
 #include "model/ops/cpu/parallel.h"
 #include "model/ops/cpu/simd_dispatch.h"
 #include "torch/library.h"
@@ -68,7 +70,7 @@ class HeldBoxNet {
 
 at::Tensor BoxNetCpu(const at::Tensor& features, const at::Tensor& heads, at::TensorList net,
                      at::IntArrayRef dilations) {
-  CheckBoxNet(features, heads, net, dilations, kBoxOutputs);
+  CheckBoxNet(features, heads, net, dilations);
   const at::Tensor f = features.contiguous(), h = heads.contiguous();
   const int64_t rows = f.size(0), steps = f.size(1), channels = h.size(2);
   at::Tensor y = at::empty({rows, steps, channels, kBoxOutputs}, f.options());
@@ -91,7 +93,7 @@ at::Tensor BoxNetCpu(const at::Tensor& features, const at::Tensor& heads, at::Te
 std::vector<at::Tensor> BoxNetBackwardCpu(const at::Tensor& features, const at::Tensor& heads,
                                           at::TensorList net, at::IntArrayRef dilations,
                                           const at::Tensor& grad_y) {
-  CheckBoxNet(features, heads, net, dilations, kBoxOutputs);
+  CheckBoxNet(features, heads, net, dilations);
   const at::Tensor f = features.contiguous(), h = heads.contiguous(), g = grad_y.contiguous();
   const int64_t rows = f.size(0), steps = f.size(1), channels = h.size(2);
   std::vector<at::Tensor> grads;
@@ -122,20 +124,30 @@ std::vector<at::Tensor> BoxNetBackwardCpu(const at::Tensor& features, const at::
 
 constexpr int64_t kCellCost = 1000;  // of a cell, in multiply-adds
 
-std::tuple<at::Tensor, at::Tensor> BoxCellsCpu(const at::Tensor& raw, const at::Tensor& frame,
-                                               const at::Tensor& u) {
-  CheckBoxCells(raw, frame, u, kBoxOutputs);
+std::tuple<at::Tensor, at::Tensor, at::Tensor> BoxCellsCpu(const at::Tensor& raw,
+                                                           const at::Tensor& frame,
+                                                           const at::Tensor& u) {
+  CheckBoxCells(raw, frame, u);
   const at::Tensor r = raw.contiguous(), f = frame.contiguous(), offset = u.contiguous();
   at::Tensor z = at::empty_like(offset), log_det = at::empty({u.size(0)}, u.options());
-  const int64_t size = u.size(1) * u.size(2);
+  at::Tensor share = at::zeros_like(offset);
+  const int64_t channels = u.size(2), size = u.size(1) * channels, width = frame.size(3);
+  const bool adaptive = width == kAdaptiveBoxFrame;
   const double *raws = r.const_data_ptr<double>(), *frames = f.const_data_ptr<double>();
   const double* offsets = offset.const_data_ptr<double>();
   double *to = z.data_ptr<double>(), *log_dets = log_det.data_ptr<double>();
+  double* shares = share.data_ptr<double>();
   ForRows(u.size(0), size * kCellCost, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
       double sum = 0;
+      std::vector<ExpertShare> experts(static_cast<size_t>(adaptive ? channels : 0));
       for (int64_t i = row * size; i < (row + 1) * size; ++i) {
-        const BoxCell cell(BoxMixture(raws + i * kBoxOutputs, frames + i * 4), frames[i * 4]);
+        ExpertShare* const expert =
+            adaptive ? &experts[static_cast<size_t>(i % channels)] : nullptr;
+        if (adaptive) shares[i] = expert->value();
+        const double* const own = frames + i * width;
+        const BoxCell cell(BoxMixture(raws + i * kBoxOutputs, own, shares[i]), own[0]);
+        if (adaptive) expert->Update(cell.expert_posterior);
         const BoxLatent latent(cell, offsets[i]);
         to[i] = latent.z();
         sum += cell.inside - latent.log_y - latent.log_rest;
@@ -143,59 +155,85 @@ std::tuple<at::Tensor, at::Tensor> BoxCellsCpu(const at::Tensor& raw, const at::
       log_dets[row] = sum;
     }
   });
-  return {z, log_det};
+  return {z, log_det, share};
 }
 
-// The gradient of raw [kBoxOutputs] and, returned, of u, from those of z and log_det = log P - log
-// y
-// - log(1 - y). Each sum's terms have their shares of its gradient.
-double CellBackward(const double* raw, const double* frame, double u, double grad_z,
-                    double grad_log_det, double* grad) {
-  const BoxMixture m(raw, frame);
+// Gradients of one value's z and log_det = log P - log y - log(1 - y), and of the expert's
+// posterior.
+struct CellGradients {
+  double z, log_det, posterior;
+};
+
+// The gradient of raw [kBoxOutputs] and, returned, those of u and of the expert's share. Each sum's
+// terms have their shares of its gradient.
+struct InputGradients {
+  double u, share;
+};
+InputGradients CellBackward(const double* raw, const double* frame, double u, double share,
+                            const CellGradients& of, double* grad) {
+  const BoxMixture m(raw, frame, share);
   const BoxCell cell(m, frame[0]);
   const BoxLatent latent(cell, u);
-  const double of_y = grad_z - grad_log_det, of_rest = -grad_z - grad_log_det;
-  double total = 0;
-  for (int64_t k = 0; k < kBoxComponents; ++k) {
+  const double of_y = of.z - of.log_det, of_rest = -of.z - of.log_det;
+  double of_net = 0, of_expert = 0;  // of the logarithms of their weights
+  for (int64_t k = 0; k < m.count; ++k) {
+    const bool by_net = k < kBoxComponents;
     const double below = of_y * std::exp(cell.below_terms[k] - latent.log_y);
     const double above = of_rest * std::exp(cell.above_terms[k] - latent.log_rest);
     const double term = cell.inside_terms[k];
-    const double inside = grad_log_det * std::exp(term - cell.inside) +
+    const double inside = std::exp(term - cell.inside) *
+                              (of.log_det + of.posterior * (!by_net - cell.expert_posterior)) +
                           of_y * u * std::exp(term - latent.log_y) +
                           of_rest * (1 - u) * std::exp(term - latent.log_rest);
+    const double of_weight = below + above + inside;
+    (by_net ? of_net : of_expert) += of_weight;
+    if (!by_net) continue;  // the rest of an expert is fixed by the codes
     const double at_low = Sigmoid(cell.low[k]), at_high = Sigmoid(cell.high[k]);
     const double low = below * Sigmoid(-cell.low[k]) - inside * at_low;
     const double high = inside * Sigmoid(-cell.high[k]) - above * at_high;
     const double rate = inside / std::expm1(m.rate[k]);
-    grad[k] = below + above + inside;  // of the log-weight, until the softmax below
+    grad[k] = of_weight;  // until the softmax below
     grad[kBoxComponents + k] = -(low + high) * m.rate[k] * kBoxShift * m.base[k];
     grad[2 * kBoxComponents + k] = -(m.rate[k] * rate + low * cell.low[k] + high * cell.high[k]) *
                                    kBoxLogScale / 2 * (1 - m.squashed[k] * m.squashed[k]);
-    total += grad[k];
   }
-  for (int64_t k = 0; k < kBoxComponents; ++k) grad[k] -= std::exp(m.log_weight[k]) * total;
-  return of_y * std::exp(cell.inside - latent.log_y) -
-         of_rest * std::exp(cell.inside - latent.log_rest);
+  for (int64_t k = 0; k < kBoxComponents; ++k) {
+    grad[k] -= std::exp(m.log_weight[k]) / (1 - share) * of_net;
+  }
+  return {of_y * std::exp(cell.inside - latent.log_y) -
+              of_rest * std::exp(cell.inside - latent.log_rest),
+          share > 0 ? of_expert / share - of_net / (1 - share) : 0};
 }
 
 std::tuple<at::Tensor, at::Tensor> BoxCellsBackwardCpu(const at::Tensor& raw,
                                                        const at::Tensor& frame, const at::Tensor& u,
+                                                       const at::Tensor& share,
                                                        const at::Tensor& grad_z,
                                                        const at::Tensor& grad_log_det) {
-  CheckBoxCells(raw, frame, u, kBoxOutputs);
+  CheckBoxCells(raw, frame, u);
   const at::Tensor r = raw.contiguous(), f = frame.contiguous(), offset = u.contiguous();
   const at::Tensor of_z = grad_z.contiguous(), of_log_det = grad_log_det.contiguous();
   at::Tensor grad_raw = at::empty_like(r), grad_u = at::empty_like(offset);
-  const int64_t size = u.size(1) * u.size(2);
+  const at::Tensor held_share = share.contiguous();
+  const int64_t channels = u.size(2), size = u.size(1) * channels, width = frame.size(3);
   const double *raws = r.const_data_ptr<double>(), *frames = f.const_data_ptr<double>();
   const double* offsets = offset.const_data_ptr<double>();
+  const double* shares = held_share.const_data_ptr<double>();
   const double* grads = of_z.const_data_ptr<double>();
   const double* log_dets = of_log_det.const_data_ptr<double>();
   double *to = grad_raw.data_ptr<double>(), *to_u = grad_u.data_ptr<double>();
   ForRows(u.size(0), size * kCellCost, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin * size; i < end * size; ++i) {
-      to_u[i] = CellBackward(raws + i * kBoxOutputs, frames + i * 4, offsets[i], grads[i],
-                             log_dets[i / size], to + i * kBoxOutputs);
+    for (int64_t row = begin; row < end; ++row) {
+      // Backwards: a value's posterior is its channel's next share.
+      std::vector<double> of_posterior(static_cast<size_t>(channels), 0.0);
+      for (int64_t i = (row + 1) * size - 1; i >= row * size; --i) {
+        double& posterior = of_posterior[static_cast<size_t>(i % channels)];
+        const InputGradients of =
+            CellBackward(raws + i * kBoxOutputs, frames + i * width, offsets[i], shares[i],
+                         {grads[i], log_dets[row], posterior}, to + i * kBoxOutputs);
+        to_u[i] = of.u;
+        posterior = (1 - ExpertShare::kSwitching) * of.share;
+      }
     }
   });
   return {grad_raw, grad_u};
@@ -214,26 +252,27 @@ TORCH_LIBRARY_IMPL(bflow, CPU, m) {
 
 namespace bflow {
 
-BoxContext MakeBoxContext(const at::Tensor& codes, at::TensorList map, const at::Tensor& mean,
-                          const at::Tensor& log_deviation) {
-  CheckWhitening(codes, map);
-  const cpu::BoxContextMap context(map, mean, log_deviation);
+BoxContext MakeBoxContext(const at::Tensor& codes, const BoxFit& fit) {
+  CheckWhitening(codes, fit.map);
+  const cpu::BoxContextMap context(fit);
   const at::Tensor values = (codes.detach() + 0.5).contiguous();
   const int64_t rows = codes.size(0), steps = codes.size(1), channels = codes.size(2);
-  const int64_t size = steps * channels, features = context.features();
+  const int64_t size = steps * channels, features = context.features(), width = context.frame();
   BoxContext made = {at::zeros({rows, steps, features}, codes.options()),
                      at::empty({rows, steps, channels, 4}, codes.options()),
-                     at::empty({rows, steps, channels, 4}, codes.options())};
+                     at::empty({rows, steps, channels, width}, codes.options())};
   const double* from = values.const_data_ptr<double>();
   double *to = made.features.data_ptr<double>(), *heads = made.heads.data_ptr<double>();
   double* frames = made.frame.data_ptr<double>();
   cpu::ForRows(rows, size * 500, [&](int64_t begin, int64_t end) {
+    cpu::BoxContextMap::Row learned(context);
     for (int64_t r = begin; r < end; ++r) {
       const double* row = from + r * size;
-      double *head = heads + r * size * 4, *frame = frames + r * size * 4;
+      double *head = heads + r * size * 4, *frame = frames + r * size * width;
+      learned.Clear();
       for (int64_t i = 0; i < size; ++i) {
-        context.Before(row, i, frame + 4 * i, head + 4 * i);
-        context.After(row, i, frame + 4 * i, head + 4 * i);
+        context.Before(row, i, frame + width * i, head + 4 * i, &learned);
+        context.After(row, i, frame + width * i, head + 4 * i, &learned);
       }
       for (int64_t t = 0; t + 1 < steps; ++t) {
         context.Features(row, head + 4 * t * channels, t, to + (r * steps + t + 1) * features);

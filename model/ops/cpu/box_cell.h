@@ -9,6 +9,7 @@
 #include <limits>
 
 #include "model/ops/box.h"
+#include "model/ops/cpu/box_expert.h"
 
 namespace bflow::cpu {
 
@@ -25,10 +26,10 @@ inline double Sigmoid(double x) {
   const double e = std::exp(-std::abs(x));
   return (x >= 0 ? 1 : e) / (1 + e);
 }
-inline double LogSumExp(const double* terms) {
-  const double most = *std::max_element(terms, terms + kBoxComponents);
+inline double LogSumExp(const double* terms, int64_t count) {
+  const double most = *std::max_element(terms, terms + count);
   double sum = 0;
-  for (int64_t k = 0; k < kBoxComponents; ++k) sum += std::exp(terms[k] - most);
+  for (int64_t k = 0; k < count; ++k) sum += std::exp(terms[k] - most);
   return most + std::log(sum);
 }
 // log(e^a + e^b); b may be -infinity.
@@ -37,10 +38,11 @@ inline double LogAdd(double a, double b) {
   return most + std::log1p(std::exp(least - most));
 }
 
-// raw: logits, then shifts, then log-scales. frame: code, prediction, last, scale.
+// raw: logits, then shifts, then log-scales. frame: code, prediction, last, scale, and with a share
+// above 0 the expert's prediction and scale. The net's distributions, then the expert's.
 struct BoxMixture {
-  BoxMixture(const double* raw, const double* frame) {
-    const double normaliser = LogSumExp(raw);
+  BoxMixture(const double* raw, const double* frame, double expert_share) : share(expert_share) {
+    const double normaliser = LogSumExp(raw, kBoxComponents) - std::log1p(-share);
     for (int64_t k = 0; k < kBoxComponents; ++k) {
       const bool predicted = k < kBoxPredicted;
       log_weight[k] = raw[k] - normaliser;
@@ -49,32 +51,43 @@ struct BoxMixture {
       squashed[k] = std::tanh(raw[2 * kBoxComponents + k] / 2);
       rate[k] = std::exp(-kBoxLogScale * squashed[k]) / base[k];
     }
+    if (share <= 0) return;
+    for (int64_t k = 0; k < kExpertComponents; ++k, ++count) {
+      log_weight[count] = std::log(share * kExpertWeights[k]);
+      mean[count] = frame[4];
+      rate[count] = 1 / (kExpertScales[k] * frame[5]);
+    }
   }
   // log F(v)
   double LogBelow(double v) const {
-    double terms[kBoxComponents];
-    for (int64_t k = 0; k < kBoxComponents; ++k) {
+    double terms[kMostComponents] = {};
+    for (int64_t k = 0; k < count; ++k) {
       terms[k] = log_weight[k] + LogSigmoid((v - mean[k]) * rate[k]);
     }
-    return LogSumExp(terms);
+    return LogSumExp(terms, count);
   }
   // log(1 - F(v))
   double LogAbove(double v) const {
-    double terms[kBoxComponents];
-    for (int64_t k = 0; k < kBoxComponents; ++k) {
+    double terms[kMostComponents] = {};
+    for (int64_t k = 0; k < count; ++k) {
       terms[k] = log_weight[k] + LogSigmoid((mean[k] - v) * rate[k]);
     }
-    return LogSumExp(terms);
+    return LogSumExp(terms, count);
   }
-  double log_weight[kBoxComponents], mean[kBoxComponents], base[kBoxComponents];
-  double rate[kBoxComponents];      // 1 / scale
+  static constexpr int64_t kMostComponents = kBoxComponents + kExpertComponents;
+  double share;
+  int64_t count = kBoxComponents;
+  double log_weight[kMostComponents], mean[kMostComponents];
+  double rate[kMostComponents];  // 1 / scale
+  // Of the net's.
+  double base[kBoxComponents];
   double squashed[kBoxComponents];  // tanh of half the net's log-scale
 };
 
 // The cell v .. v + 1: log F(v), log(1 - F(v + 1)) and log P, and the terms of their sums.
 struct BoxCell {
   BoxCell(const BoxMixture& m, double v) {
-    for (int64_t k = 0; k < kBoxComponents; ++k) {
+    for (int64_t k = 0; k < m.count; ++k) {
       low[k] = (v - m.mean[k]) * m.rate[k];
       high[k] = low[k] + m.rate[k];
       const double at_low = LogSigmoid(low[k]), at_high = LogSigmoid(high[k]);
@@ -84,12 +97,18 @@ struct BoxCell {
       inside_terms[k] =
           m.log_weight[k] + at_high + at_low - low[k] + std::log(-std::expm1(-m.rate[k]));
     }
-    below = LogSumExp(below_terms);
-    above = LogSumExp(above_terms);
-    inside = LogSumExp(inside_terms);
+    below = LogSumExp(below_terms, m.count);
+    above = LogSumExp(above_terms, m.count);
+    inside = LogSumExp(inside_terms, m.count);
+    if (m.share <= 0) return;
+    for (int64_t k = kBoxComponents; k < m.count; ++k) {
+      expert_posterior += std::exp(inside_terms[k] - inside);
+    }
   }
-  double low[kBoxComponents], high[kBoxComponents];
-  double below_terms[kBoxComponents], above_terms[kBoxComponents], inside_terms[kBoxComponents];
+  static constexpr int64_t kMostComponents = BoxMixture::kMostComponents;
+  double low[kMostComponents], high[kMostComponents];
+  double below_terms[kMostComponents], above_terms[kMostComponents], inside_terms[kMostComponents];
+  double expert_posterior = 0;  // the expert's share in P
   double below, above, inside;
 };
 

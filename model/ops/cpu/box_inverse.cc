@@ -12,6 +12,7 @@
 #include "model/ops/checks.h"
 #include "model/ops/cpu/box_cell.h"
 #include "model/ops/cpu/box_context.h"
+#include "model/ops/cpu/box_expert.h"
 #include "model/ops/cpu/parallel.h"
 
 namespace bflow::cpu {
@@ -78,8 +79,10 @@ class RowDecoder {
         net_(net),
         width_(net.layers[0].outputs),
         features_(net.layers[0].taps, net.layers[0].inputs),
-        frame_(static_cast<size_t>(4 * context.channels())),
-        heads_(frame_.size()),
+        learned_(context),
+        experts_(static_cast<size_t>(context.adaptive() ? context.channels() : 0)),
+        frame_(static_cast<size_t>(context.frame())),
+        heads_(static_cast<size_t>(4 * context.channels())),
         input_(static_cast<size_t>(width_ + 2 * context.channels())),
         hidden_(static_cast<size_t>(width_)),
         stream_(static_cast<size_t>(width_)) {
@@ -91,6 +94,8 @@ class RowDecoder {
     std::vector<double> values(static_cast<size_t>(steps * channels));
     features_.Clear();
     for (Ring& ring : rings_) ring.Clear();
+    learned_.Clear();
+    std::fill(experts_.begin(), experts_.end(), ExpertShare());
     double log_det = 0;
     for (int64_t t = 0; t < steps; ++t) {
       Trunk(t);
@@ -129,8 +134,8 @@ class RowDecoder {
 
   double DecodeValue(double z, double* values, int64_t i, double* code, double* u) {
     const int64_t c = i % context_.channels();
-    double *frame = frame_.data() + 4 * c, *head = heads_.data() + 4 * c;
-    context_.Before(values, i, frame, head);
+    double *frame = frame_.data(), *head = heads_.data() + 4 * c;
+    context_.Before(values, i, frame, head, &learned_);
     double* own = input_.data() + width_;
     own[0] = head[0];
     own[1] = head[1];
@@ -143,13 +148,15 @@ class RowDecoder {
     second.Start(raw);
     second.Add(0, hidden_.data(), raw);
 
-    const BoxMixture mixture(raw, frame);
+    ExpertShare* const expert = experts_.empty() ? nullptr : &experts_[static_cast<size_t>(c)];
+    const BoxMixture mixture(raw, frame, expert ? expert->value() : 0);
     *code = FindBoxCode(mixture, z, frame[1]);
     const BoxCell cell(mixture, *code);
     const double offset = BoxOffset(cell, z);
     *u = offset == offset ? std::clamp(offset, kInset, 1 - kInset) : offset;
     values[i] = *code + 0.5;
-    context_.After(values, i, frame, head);
+    context_.After(values, i, frame, head, &learned_);
+    if (expert) expert->Update(cell.expert_posterior);
     return LogSigmoid(z) + LogSigmoid(-z) - cell.inside;
   }
 
@@ -158,7 +165,10 @@ class RowDecoder {
   int64_t width_;
   Ring features_;
   std::vector<Ring> rings_;  // of what each dilated convolution sees
-  std::vector<double> frame_, heads_, input_, hidden_, stream_;
+  BoxContextMap::Row learned_;
+  std::vector<ExpertShare> experts_;
+  std::vector<double> frame_;  // of the value at hand
+  std::vector<double> heads_, input_, hidden_, stream_;
 };
 
 }  // namespace
@@ -166,12 +176,11 @@ class RowDecoder {
 
 namespace bflow {
 
-BoxCodes BoxInverse(const at::Tensor& z, at::TensorList map, const at::Tensor& mean,
-                    const at::Tensor& log_deviation, at::TensorList net,
+BoxCodes BoxInverse(const at::Tensor& z, const BoxFit& fit, at::TensorList net,
                     at::IntArrayRef dilations) {
-  CheckWhitening(z, map);
+  CheckWhitening(z, fit.map);
   const at::Tensor from = z.detach().contiguous();
-  const cpu::BoxContextMap context(map, mean, log_deviation);
+  const cpu::BoxContextMap context(fit);
   const cpu::Net layers(net, dilations);
   const int64_t rows = z.size(0), steps = z.size(1), size = steps * z.size(2);
   BoxCodes made = {at::empty_like(from), at::empty_like(from), at::empty({rows}, z.options())};

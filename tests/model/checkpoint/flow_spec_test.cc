@@ -194,6 +194,7 @@ TEST(FlowSpecTest, RefusesNamingThePath) {
       {"/pre", "[{\"kind\":\"box\",\"order\":8}]", "pre[0].order: is 8, expected less than"},
       {"/pre", "[{\"kind\":\"box\",\"order\":2,\"width\":257}]", "pre[0].width: is 257"},
       {"/pre", "[{\"kind\":\"box\",\"order\":2,\"kernel\":256}]", "pre[0].kernel: is 256"},
+      {"/pre", "[{\"kind\":\"box\",\"order\":2,\"adaptive\":1}]", "pre[0].adaptive: "},
       {"/pre", "[{\"kind\":\"box\",\"order\":2,\"dilations\":[1,0]}]", "pre[0].dilations[1]: is 0"},
       {"/pre", "[{\"kind\":\"box\",\"order\":2,\"dilations\":[1025]}]",
        "pre[0].dilations[0]: reaches 1025 steps"},
@@ -244,7 +245,7 @@ TEST(FlowSpecTest, RefusesNamingThePath) {
 
 FlowSpec ExactSpec() {
   FlowSpec spec = MimicSpec();
-  spec.pre = {LatticeSpec{{30, 7}}, BoxSpec{}};
+  spec.pre = {LatticeSpec{{30, 7}}, BoxSpec{.adaptive = true}};
   spec.levels = {LevelSpec{.squeeze = 1, .blocks = {}, .prior = {}, .split = false}};
   spec.base = BaseKind::kLogistic;
   return spec;

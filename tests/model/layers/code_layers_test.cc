@@ -145,9 +145,10 @@ TEST(Lattice, WithoutGapsIsTheIdentity) {
 // ---- The box.
 
 // Weights that move the mixtures, a whitening that takes a part of the step before.
-std::shared_ptr<BoxLayer> Box(int64_t steps, at::ScalarType dtype = at::kDouble) {
+std::shared_ptr<BoxLayer> Box(int64_t steps, bool adaptive, at::ScalarType dtype = at::kDouble) {
   at::Generator generator = at::make_generator<at::CPUGeneratorImpl>(uint64_t{9});
-  auto layer = std::make_shared<BoxLayer>(BoxSpec{3, 6, 3, {1, 4}}, Shape(steps), generator, dtype);
+  auto layer = std::make_shared<BoxLayer>(BoxSpec{3, 6, 3, {1, 4}, adaptive}, Shape(steps),
+                                          generator, dtype);
   Perturb(*layer, 0.3);
   const c10::NoGradGuard no_grad;
   for (auto& buffer : layer->named_buffers()) {
@@ -168,8 +169,12 @@ at::Tensor Walk(int64_t rows, int64_t steps) {
   return grid.Join({index, Uniform({rows, steps, 2}, 5) * 0.9 + 0.05});
 }
 
-TEST(Box, ObeysTheLaws) {
-  const auto layer = Box(10);
+// Without and with an expert.
+class BoxOf : public ::testing::TestWithParam<bool> {};
+INSTANTIATE_TEST_SUITE_P(Adaptive, BoxOf, ::testing::Bool());
+
+TEST_P(BoxOf, ObeysTheLaws) {
+  const auto layer = Box(10, GetParam());
   const at::Tensor x = Walk(3, 10);
   const Transformed y = layer->Forward(x);
   EXPECT_LT(Largest(y.log_det.detach(), JacobianLogDet(*layer, x)), 1e-9);
@@ -187,8 +192,8 @@ TEST(Box, ObeysTheLaws) {
   EXPECT_LT(Largest(layer->Inverse(y.value).value, x), 1e-9);
 }
 
-TEST(Box, GradientsOfAllParametersEqualDifferences) {
-  const auto layer = Box(10);
+TEST_P(BoxOf, GradientsOfAllParametersEqualDifferences) {
+  const auto layer = Box(10, GetParam());
   const at::Tensor x = Walk(2, 10), weight = Gauss({2, 10, 2}, 7), other = Gauss({2}, 8);
   const auto loss = [&] {
     const Transformed y = layer->Forward(x);
@@ -217,8 +222,8 @@ TEST(Box, GradientsOfAllParametersEqualDifferences) {
   }
 }
 
-TEST(Box, LogPIsThatOfTheCodesWhateverTheNoise) {
-  const auto layer = Box(30, at::kFloat);
+TEST_P(BoxOf, LogPIsThatOfTheCodesWhateverTheNoise) {
+  const auto layer = Box(30, GetParam(), at::kFloat);
   const c10::NoGradGuard no_grad;
   const CodeGrid grid(Shape(30));
   const at::Tensor index = grid.Split(Walk(4, 30)).index;

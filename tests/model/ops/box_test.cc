@@ -105,28 +105,38 @@ TEST(BoxNetOp, NamesWhatDoesNotFit) {
 }
 
 // raw, frame, u of `count` values around their predictions.
-std::vector<at::Tensor> CellInputs(int64_t count) {
-  at::Tensor frame = Randn({2, count, 2, 4}) * 3;
+std::vector<at::Tensor> CellInputs(int64_t count, bool adaptive) {
+  at::Tensor frame = Randn({2, count, 2, adaptive ? kAdaptiveBoxFrame : kBoxFrame}) * 3;
   frame.select(3, 0).floor_();
   frame.select(3, 3).copy_((Randn({2, count, 2}) * 0.7).exp());
+  if (adaptive) frame.select(3, 5).copy_((Randn({2, count, 2}) * 0.7).exp());
   return {Randn({2, count, 2, kBoxOutputs}), frame, at::rand({2, count, 2}, at::kDouble)};
 }
 
-TEST(BoxCellsOp, AgreesWithTheReferenceForwardAndBackward) {
+// With and without an expert.
+class BoxCellsOp : public ::testing::TestWithParam<bool> {};
+INSTANTIATE_TEST_SUITE_P(Adaptive, BoxCellsOp, ::testing::Bool());
+
+TEST_P(BoxCellsOp, AgreesWithTheReferenceForwardAndBackward) {
   at::manual_seed(3);
-  const std::vector<at::Tensor> in = CellInputs(50);
+  const std::vector<at::Tensor> in = CellInputs(50, GetParam());
   const auto op = [&](bool reference) {
     return Op([&in, reference](const std::vector<at::Tensor>& leaves) {
-      return (reference ? BoxCellsReference : box_cells)(leaves[0], in[1], leaves[1]);
+      const auto [z, log_det, share] =
+          (reference ? BoxCellsReference : box_cells)(leaves[0], in[1], leaves[1]);
+      return std::make_tuple(z, log_det);
     });
   };
   const std::vector<at::Tensor> wanted = RunOp(op(true), {in[0], in[2]}, at::kDouble);
   const std::vector<at::Tensor> got = RunOp(op(false), {in[0], in[2]}, at::kDouble);
   ASSERT_EQ(wanted.size(), 4u);
   for (size_t i = 0; i < wanted.size(); ++i) EXPECT_LE(Error(got[i], wanted[i]), 1e-9) << i;
+  EXPECT_LE(Error(std::get<2>(box_cells(in[0], in[1], in[2])),
+                  std::get<2>(BoxCellsReference(in[0], in[1], in[2]))),
+            1e-12);
   EXPECT_TRUE(GradCheck(
       [&](const std::vector<at::Tensor>& leaves) {
-        auto [z, log_det] = box_cells(leaves[0], in[1], leaves[1]);
+        auto [z, log_det, share] = box_cells(leaves[0], in[1], leaves[1]);
         return std::vector<at::Tensor>{z, log_det};
       },
       {in[0], in[2] * 0.8 + 0.1}, 1e-6, 200));
@@ -134,22 +144,23 @@ TEST(BoxCellsOp, AgreesWithTheReferenceForwardAndBackward) {
 
 // log p of each row under the standard logistic base.
 at::Tensor LogProb(const std::vector<at::Tensor>& in, const at::Tensor& u) {
-  const auto [z, log_det] = box_cells(in[0], in[1], u);
+  const auto [z, log_det, share] = box_cells(in[0], in[1], u);
   const at::Tensor size = z.abs();
   return log_det - (size + 2 * at::log1p((-size).exp())).flatten(1).sum(1);
 }
 
-TEST(BoxCellsOp, LogPDoesNotDependOnTheNoiseAndTheCodesSumToOne) {
+TEST_P(BoxCellsOp, LogPDoesNotDependOnTheNoiseAndTheCodesSumToOne) {
   at::manual_seed(4);
-  std::vector<at::Tensor> in = CellInputs(40);
+  std::vector<at::Tensor> in = CellInputs(40, GetParam());
   const at::Tensor wanted = LogProb(in, in[2]);
   for (const double u : {0.0, 0.25, 1 - 0x1p-24}) {
     EXPECT_LE(Error(LogProb(in, at::full_like(in[2], u)), wanted), 1e-12) << u;
   }
   // One value per row, every code that is not too unlikely to count.
   const at::Tensor raw = in[0][0][0].narrow(0, 0, 1).view({1, 1, 1, kBoxOutputs});
+  const int64_t width = in[1].size(3);
   at::Tensor frame =
-      in[1][0][0].narrow(0, 0, 1).view({1, 1, 1, 4}).expand({40001, 1, 1, 4}).clone();
+      in[1][0][0].narrow(0, 0, 1).view({1, 1, 1, width}).expand({40001, 1, 1, width}).clone();
   frame.select(3, 0).copy_(at::arange(-20000, 20001, at::kDouble).view({-1, 1, 1}));
   const at::Tensor u = at::full_like(frame.select(3, 0), 0.5);
   const at::Tensor log_p = LogProb({raw.expand({40001, 1, 1, kBoxOutputs}), frame}, u);
@@ -157,50 +168,90 @@ TEST(BoxCellsOp, LogPDoesNotDependOnTheNoiseAndTheCodesSumToOne) {
   EXPECT_TRUE(log_p.isfinite().all().item<bool>());  // of the least likely one too
 }
 
+// However wrong the net is, a row costs little more than by the expert alone, and the other way
+// round: the bounds of the fixed share, 0.05 to start with and 0.02 to change.
+TEST(BoxCells, ARowCostsLittleMoreThanByTheBetterOfNetAndExpert) {
+  at::manual_seed(8);
+  const int64_t steps = 300;
+  std::vector<at::Tensor> in = CellInputs(steps, true);
+  in[0].slice(1, 0, steps / 2).select(3, kBoxComponents) += 40;  // shifts of the first half
+  in[0].select(3, 0) += 30;                                      // all on that distribution
+  in[1].select(3, 4).copy_(in[1].select(3, 0) + 0.5);            // the expert is right
+  const at::Tensor together = LogProb(in, in[2]);
+  const at::Tensor by_net = LogProb({in[0], in[1].narrow(3, 0, kBoxFrame)}, in[2]);
+  const auto bound = [&](double start, double other) {
+    return 2 * (std::log(start) + static_cast<double>(steps - 1) * std::log1p(-0.02 * other));
+  };
+  EXPECT_TRUE((together >= by_net + bound(0.95, 0.05)).all().item<bool>());
+  // By the expert alone: a net of the same distributions.
+  at::Tensor expert = at::zeros({2, steps, 2, kBoxOutputs}, at::kDouble);
+  expert.select(3, 0).fill_(std::log(0.9));
+  expert.select(3, 1).fill_(std::log(0.09));
+  expert.select(3, 2).fill_(std::log(0.01));
+  expert.narrow(3, 3, 2).fill_(-1000);
+  const at::Tensor scales = at::tensor({1 / 0.3, 4 / 0.8, 32 / 4.0}, at::kDouble);
+  expert.narrow(3, 2 * kBoxComponents, 3).copy_((scales.log() / 4).atanh() * 2);
+  at::Tensor frame = in[1].narrow(3, 0, kBoxFrame).clone();
+  frame.select(3, 1).copy_(in[1].select(3, 4));
+  frame.select(3, 3).copy_(in[1].select(3, 5));
+  const at::Tensor by_expert = LogProb({expert, frame}, in[2]);
+  EXPECT_TRUE((together >= by_expert + bound(0.05, 0.95)).all().item<bool>());
+  EXPECT_TRUE((by_expert > by_net + 1000).all().item<bool>());
+}
+
 // A map that predicts, and moments.
-struct Fixed {
-  explicit Fixed(int64_t channels) : map(WhiteningMapInputs(channels, 3)) {
-    map[0] += 0.1;
-    mean = Randn({channels});
-    log_deviation = Randn({channels}) * 0.3 + 1;
-  }
-  std::vector<at::Tensor> map;
-  at::Tensor mean, log_deviation;
-};
+BoxFit Fit(int64_t channels, bool adaptive) {
+  BoxFit fit;
+  fit.map = WhiteningMapInputs(channels, 3);
+  fit.map[0] += 0.1;
+  fit.mean = Randn({channels});
+  fit.log_deviation = Randn({channels}) * 0.3 + 1;
+  fit.adaptive = adaptive;
+  return fit;
+}
 
 // F(v) of one value.
-double Cdf(const at::Tensor& raw, const at::Tensor& frame, double v) {
+double Cdf(const at::Tensor& raw, const at::Tensor& frame, double share, double v) {
   const double s = frame[3].item<double>(), p = frame[1].item<double>(),
                last = frame[2].item<double>();
   const at::Tensor base = at::tensor({0.3 * s, 0.8 * s, 4 * s, 0.15, 0.6}, at::kDouble);
   const at::Tensor centre = at::tensor({p, p, p, last, last}, at::kDouble);
   const at::Tensor mean = centre + 3 * base * raw.narrow(0, 5, 5);
   const at::Tensor scale = base * (4 * at::tanh(raw.narrow(0, 10, 5) / 2)).exp();
-  return (at::softmax(raw.narrow(0, 0, 5), 0) * at::sigmoid((v - mean) / scale))
-      .sum()
-      .item<double>();
+  const double by_net =
+      (at::softmax(raw.narrow(0, 0, 5), 0) * at::sigmoid((v - mean) / scale)).sum().item<double>();
+  if (share == 0) return by_net;
+  const double x = v - frame[4].item<double>(), wide = frame[5].item<double>();
+  const auto logistic = [](double a) { return 1 / (1 + std::exp(-a)); };
+  const double by_expert =
+      0.9 * logistic(x / wide) + 0.09 * logistic(x / (4 * wide)) + 0.01 * logistic(x / (32 * wide));
+  return (1 - share) * by_net + share * by_expert;
 }
 
-TEST(BoxInverse, EqualsOneThatComputesEverythingAnew) {
+class BoxInverseOf : public ::testing::TestWithParam<bool> {};
+INSTANTIATE_TEST_SUITE_P(Adaptive, BoxInverseOf, ::testing::Bool());
+
+TEST_P(BoxInverseOf, EqualsOneThatComputesEverythingAnew) {
   at::manual_seed(5);
   for (const NetCase& c : {NetCase{2, 30, 2, 6, 5, {1, 3}}, NetCase{1, 12, 3, 4, 2, {5}},
                            NetCase{1, 9, 1, 3, 1, {}}}) {
-    const Fixed fixed(c.channels);
+    const BoxFit fit = Fit(c.channels, GetParam());
     const std::vector<at::Tensor> net = NetTensors(c, 2);
     const at::Tensor z = Randn({c.rows, c.steps, c.channels}) * 1.5;
-    const BoxCodes got =
-        BoxInverse(z, fixed.map, fixed.mean, fixed.log_deviation, net, c.dilations);
+    const BoxCodes got = BoxInverse(z, fit, net, c.dilations);
     at::Tensor codes = at::zeros_like(z);
     for (int64_t i = 0; i < z.numel(); ++i) {
       const int64_t r = i / (c.steps * c.channels), t = i / c.channels % c.steps,
                     channel = i % c.channels;
-      const BoxContext context = MakeBoxContext(codes, fixed.map, fixed.mean, fixed.log_deviation);
-      const at::Tensor raw =
-          BoxNetReference(context.features, context.heads, net, c.dilations)[r][t][channel];
-      const at::Tensor frame = context.frame[r][t][channel];
+      const BoxContext context = MakeBoxContext(codes, fit);
+      const at::Tensor raws = BoxNetReference(context.features, context.heads, net, c.dilations);
+      const auto [latents, log_dets, shares] =
+          BoxCellsReference(raws, context.frame, at::full_like(z, 0.5));
+      const at::Tensor raw = raws[r][t][channel], frame = context.frame[r][t][channel];
+      const double share = shares[r][t][channel].item<double>();
       const double y = 1 / (1 + std::exp(-z[r][t][channel].item<double>()));
       double v = got.codes[r][t][channel].item<double>();
-      const double low = Cdf(raw, frame, v), high = Cdf(raw, frame, v + 1);
+      const double low = Cdf(raw, frame, share, v), high = Cdf(raw, frame, share, v + 1);
       EXPECT_LE(low, y + 1e-12);
       EXPECT_GT(high, y - 1e-12);
       EXPECT_NEAR(low + got.u[r][t][channel].item<double>() * (high - low), y, 1e-7);
@@ -210,10 +261,10 @@ TEST(BoxInverse, EqualsOneThatComputesEverythingAnew) {
   }
 }
 
-TEST(BoxInverse, GivesBackCodesAndNoise) {
+TEST_P(BoxInverseOf, GivesBackCodesAndNoise) {
   at::manual_seed(6);
   const NetCase c = {3, 60, 2, 8, 5, {1, 3, 9}};
-  const Fixed fixed(2);
+  const BoxFit fit = Fit(2, GetParam());
   const std::vector<at::Tensor> net = NetTensors(c, 1);
   at::Tensor codes = (Randn({3, 60, 2}) * 4).cumsum(1).floor();
   // Far from every prediction, at the end: the one after it would lie between two far modes, where
@@ -221,31 +272,28 @@ TEST(BoxInverse, GivesBackCodesAndNoise) {
   codes[0][59][1].fill_(3000);
   codes[1][59][1].fill_(-3000);
   const at::Tensor u = at::rand({3, 60, 2}, at::kDouble) * 0.98 + 0.01;
-  const BoxContext context = MakeBoxContext(codes, fixed.map, fixed.mean, fixed.log_deviation);
+  const BoxContext context = MakeBoxContext(codes, fit);
   const at::Tensor raw = box_net(context.features, context.heads, net, c.dilations);
-  const auto [z, log_det] = box_cells(raw, context.frame, u);
-  const BoxCodes back = BoxInverse(z, fixed.map, fixed.mean, fixed.log_deviation, net, c.dilations);
+  const auto [z, log_det, share] = box_cells(raw, context.frame, u);
+  const BoxCodes back = BoxInverse(z, fit, net, c.dilations);
   EXPECT_TRUE(at::equal(back.codes, codes));
   EXPECT_LE(Error(back.u, u), 1e-6);
   EXPECT_LE(Error(back.log_det, -log_det), 1e-9);
-  const BoxCodes one =
-      BoxInverse(z.narrow(0, 1, 1), fixed.map, fixed.mean, fixed.log_deviation, net, c.dilations);
+  const BoxCodes one = BoxInverse(z.narrow(0, 1, 1), fit, net, c.dilations);
   EXPECT_TRUE(at::equal(one.u[0], back.u[1]));
 }
 
-TEST(BoxInverse, LatentsBeyondReasonEnd) {
+TEST_P(BoxInverseOf, LatentsBeyondReasonEnd) {
   at::manual_seed(7);
   const NetCase c = {1, 9, 1, 3, 2, {1}};
-  const Fixed fixed(1);
+  const BoxFit fit = Fit(1, GetParam());
   const std::vector<at::Tensor> net = NetTensors(c, 1);
   for (const double z : {1e30, -1e30, 1e4, -1e4}) {
-    const BoxCodes back = BoxInverse(at::full_like(Randn({1, 9, 1}), z), fixed.map, fixed.mean,
-                                     fixed.log_deviation, net, c.dilations);
+    const BoxCodes back = BoxInverse(at::full_like(Randn({1, 9, 1}), z), fit, net, c.dilations);
     EXPECT_TRUE(back.codes.isfinite().all().item<bool>()) << z;
     EXPECT_LE(back.codes.abs().max().item<double>(), 0x1p40) << z;
   }
-  const BoxCodes none = BoxInverse(at::full_like(Randn({1, 9, 1}), NAN), fixed.map, fixed.mean,
-                                   fixed.log_deviation, net, c.dilations);
+  const BoxCodes none = BoxInverse(at::full_like(Randn({1, 9, 1}), NAN), fit, net, c.dilations);
   EXPECT_TRUE(none.u.isnan().all().item<bool>());
 }
 
