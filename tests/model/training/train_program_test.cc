@@ -14,15 +14,20 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <map>
+#include <span>
 #include <sstream>
 #include <string>
 #include <thread>
 #include <vector>
 
+#include "absl/strings/match.h"
 #include "base/file.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "model/checkpoint/flow_spec.h"
 #include "model/checkpoint/repository.h"
+#include "model/checkpoint/safetensors.h"
 #include "model/scoring/flow_scorer.h"
 #include "tests/model/training/tiny_record.h"
 
@@ -378,6 +383,40 @@ TEST_F(TrainProgramTest, ImportsAModelFileAndGivesItSelfTestRows) {
         << name;
   }
   EXPECT_FALSE(FileExists(folder_ + "/other"));
+}
+
+// Weights that float32 cannot undo: samples of the model are of no use as self-test rows, rows from
+// the range of its signals are.
+TEST_F(TrainProgramTest, ImportsWeightsThatAreTooSteepForSamples) {
+  ASSERT_EQ(Train({"--steps=2", "--preset=waveform-published"}), 0) << Text("stderr");
+  const auto file =
+      SafetensorsFile::Parse(*ReadFile(Version(1) + "/model.safetensors", int64_t{1} << 30));
+  ASSERT_TRUE(file.ok()) << file.status();
+  std::map<std::string, std::string> metadata = file->metadata();
+  FlowSpec spec = *ParseFlowSpec(metadata.at("flow_spec"));
+  spec.dequantization = SpecDequantization::kNone;  // codes would be clamped to their range
+  metadata["flow_spec"] = FlowSpecToJson(spec);
+  const auto import = [&](float steepness, const std::string& model) {
+    std::vector<TensorToWrite> tensors;
+    std::vector<std::vector<float>> steep;
+    for (const TensorView& view : file->tensors()) {
+      tensors.push_back({view.name, view.dtype, view.shape, view.data});
+      if (!absl::EndsWith(view.name, ".upper")) continue;
+      steep.emplace_back(view.data.size() / sizeof(float), steepness);
+      tensors.back().data = std::as_bytes(std::span(steep.back()));
+    }
+    const std::string path = folder_ + "/steep.safetensors";
+    EXPECT_TRUE(WriteFileAtomically(path, *SerializeSafetensors(tensors, metadata), 0600).ok());
+    return Wait(Start(
+        {BFLOW_TRAIN, "--out=" + folder_ + "/models", "--import=" + path, "--model=" + model}));
+  };
+  ASSERT_EQ(import(3000, "steep"), 0) << Text("stderr");
+  const absl::StatusOr<Checkpoint> steep = ReadCheckpoint(Version(1, "steep"));
+  ASSERT_TRUE(steep.ok()) << steep.status();
+  EXPECT_TRUE(MakeFlowScorer(*steep).ok());
+  // Where those cannot be scored either, it is refused.
+  EXPECT_EQ(import(1e30f, "hopeless"), 65);
+  EXPECT_THAT(Text("stderr"), HasSubstr("x: row 0"));
 }
 
 }  // namespace
