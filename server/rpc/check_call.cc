@@ -108,8 +108,16 @@ absl::Status CheckLimits(const char* field, const char* stream, int64_t rows, in
   return absl::OkStatus();
 }
 
+// What is wrong with rows that are out of range: of codes, their noise says which numbers they are.
+const char* OutOfRange(bool quantised, NoiseKind noise) {
+  if (!quantised) return " rows are outside the channels' range";
+  return noise == NoiseKind::kNone
+             ? " rows are outside the channels' range, or hold nothing but whole codes, under NONE"
+             : " rows are outside the channels' range, or hold a number that is no whole code";
+}
+
 // Check 7 under REJECT: one kind of fault decides, with the first rows that have it.
-absl::Status RejectInvalid(const std::vector<RowStatus>& status) {
+absl::Status RejectInvalid(const std::vector<RowStatus>& status, const char* out_of_range) {
   for (RowStatus fault : {RowStatus::kNonFiniteInput, RowStatus::kOutOfRange}) {
     std::vector<size_t> rows;
     int64_t count = 0;
@@ -122,13 +130,9 @@ absl::Status RejectInvalid(const std::vector<RowStatus>& status) {
     const bool non_finite = fault == RowStatus::kNonFiniteInput;
     return MakeError(
         non_finite ? Reason::kNonFiniteInput : Reason::kValueOutOfRange,
-        absl::StrCat(
-            "x.data: ", count,
-            non_finite ? " rows hold NaN or infinity"
-                       : " rows are outside the channels' range, or hold whole codes under NONE or "
-                         "other than whole codes under UNIFORM and CENTER",
-            "; rows ", absl::StrJoin(rows, ", "), count > kRowsListed ? ", ..." : "",
-            "; invalid_rows: MARK scores the others"),
+        absl::StrCat("x.data: ", count, non_finite ? " rows hold NaN or infinity" : out_of_range,
+                     "; rows ", absl::StrJoin(rows, ", "), count > kRowsListed ? ", ..." : "",
+                     "; invalid_rows: MARK scores the others"),
         "x.data");
   }
   return absl::OkStatus();
@@ -316,7 +320,10 @@ absl::Status DecodeInput(const pb::Tensor& x, CallPlan& plan) {
         status == RowStatus::kOutOfRange ? InvalidRow::kOutOfRange : InvalidRow::kNonFiniteInput;
     plan.model->metrics->invalid_rows[static_cast<size_t>(reason)]->Increment();
   }
-  if (!plan.mark_invalid) BFLOW_RETURN_IF_ERROR(RejectInvalid(decoded.status));
+  if (!plan.mark_invalid) {
+    BFLOW_RETURN_IF_ERROR(
+        RejectInvalid(decoded.status, OutOfRange(signature.quantised, plan.input_noise)));
+  }
   plan.task.ranges = ValidRanges(decoded.status);
   plan.task.x = std::move(decoded.batch);
   plan.status = std::move(decoded.status);

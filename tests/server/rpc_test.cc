@@ -2,6 +2,7 @@
 #include <cmath>
 #include <limits>
 
+#include "gmock/gmock.h"
 #include "server/rpc/tensor_codec.h"
 #include "tests/server/server_fixture.h"
 
@@ -9,6 +10,7 @@ namespace bflow {
 namespace {
 
 using grpc::StatusCode;
+using ::testing::HasSubstr;
 
 TEST(Crc32cTest, KnownValues) {
   EXPECT_EQ(Crc32c("123456789"), 0xE3069283u);
@@ -125,7 +127,19 @@ TEST_F(ServerTest, EachBadRequestHasOneAnswer) {
     *r.mutable_x() = FloatTensor(std::vector<float>(8, 1.5f));
   });
 
-  pb::LogLikelihoodRequest request = Request({1, 2, 3, 4});
+  // Out of range says what the noise that was asked for takes.
+  pb::LogLikelihoodRequest request = Request({3});
+  request.mutable_dequantization()->set_kind(pb::Dequantization::KIND_NONE);
+  EXPECT_THAT(LogLikelihood(request).message, HasSubstr("nothing but whole codes"));
+  request.mutable_dequantization()->set_kind(pb::Dequantization::KIND_CENTER);
+  *request.mutable_x() = FloatTensor(std::vector<float>(8, 0.5f));
+  EXPECT_THAT(LogLikelihood(request).message, HasSubstr("no whole code"));
+  request.clear_dequantization();
+  request.mutable_model()->set_name("real");
+  *request.mutable_x() = FloatTensor(std::vector<float>(8, 1.5f));
+  EXPECT_THAT(LogLikelihood(request).message, HasSubstr("the channels' range; rows 0"));
+
+  request = Request({1, 2, 3, 4});
   expect(LogLikelihood(request), StatusCode::RESOURCE_EXHAUSTED, "LIMIT_EXCEEDED", "");
   request = Request({1});
   request.mutable_model()->set_name("canary-none");
