@@ -31,7 +31,7 @@ _ZIP_ERRORS = (
 
 def _starts_as(head):
     if head.startswith(b"\x80"):
-        return "a bare pickle (torch before 1.6 wrote those; loading one runs what it holds, so only if you trust it: save it anew)"
+        return "a bare pickle (of torch before 1.6; a newer one can save it anew, but loading it runs whatever it holds)"
     if head.startswith(b"\x1f\x8b"):
         return "a gzip file"
     return "0x" + head.hex() if head else "nothing: it is empty"
@@ -43,7 +43,7 @@ class TorchFile:
     def __init__(self, path, what="FILE"):
         self._what = what  # for messages
         try:
-            # Opening a pipe would wait for its writer.
+            # A zip archive is read from its end: no pipe will do, and opening one waits for its writer.
             if not stat.S_ISREG(os.stat(path).st_mode):
                 raise ImportRefused(f"{self._what}: cannot be read: not a regular file")
             self._file = open(path, "rb")

@@ -60,6 +60,8 @@ class BrokenFile:
                 self.refused(words, content)
         self.refused("FILE: cannot be read", self.folder)
         self.refused("FILE: cannot be read", self.folder / "none")
+        os.mkfifo(self.folder / "pipe")
+        self.refused("FILE: cannot be read: not a regular file", self.folder / "pipe")
 
     def test_zip_files_made_to_harm(self):
         records = records_of(self.state())
