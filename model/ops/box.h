@@ -28,11 +28,12 @@ struct BoxContext {
   at::Tensor frame;
 };
 
-// What a box layer has fitted, float64 on the CPU.
+// What a box layer knows besides its net: what was fitted, float64 on the CPU, and whether there is
+// an expert.
 struct BoxFit {
   std::vector<at::Tensor> map;     // of a whitening (model/ops/whitening.h), of codes + .5
   at::Tensor mean, log_deviation;  // [C], of codes + .5
-  bool adaptive = false;           // with an expert
+  bool adaptive = false;
 };
 
 // codes: [B, T, C] float64, whole numbers, on the CPU.

@@ -9,19 +9,15 @@
 #include <utility>
 #include <vector>
 
-#include "ATen/Parallel.h"
 #include "ATen/core/Tensor.h"
 #include "ATen/ops/empty.h"
 #include "base/philox.h"
 #include "c10/core/GradMode.h"
 #include "c10/core/InferenceMode.h"
-#include "c10/util/Exception.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "model/flow/flow.h"
 #include "model/scoring/anomaly.h"
-#include "model/scoring/backend.h"
-#include "model/scoring/torch_guard.h"
 #include "model/scoring/window_features.h"
 #include "tests/support/tiny_checkpoint.h"
 
@@ -29,8 +25,6 @@ namespace bflow {
 namespace {
 
 using testing::Each;
-using testing::HasSubstr;
-using testing::Not;
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
@@ -552,46 +546,6 @@ TEST_F(FlowScorerTest, ThreadsGetTheSameNumbers) {
   }
   for (std::thread& thread : threads) thread.join();
   EXPECT_THAT(different, Each(0));
-}
-
-TEST(TorchGuard, ExceptionsBecomeStatusesWithoutTheirText) {
-  EXPECT_TRUE(GuardTorch("test", [] { return absl::OkStatus(); }).ok());
-  absl::Status status =
-      GuardTorch("test", []() -> absl::Status { TORCH_CHECK(false, "secret 123"); });
-  EXPECT_EQ(status.code(), absl::StatusCode::kInternal);
-  EXPECT_THAT(std::string(status.message()), HasSubstr("test"));
-  EXPECT_THAT(std::string(status.message()), Not(HasSubstr("secret")));
-  status = GuardTorch("test", []() -> absl::Status { throw std::bad_alloc(); });
-  EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
-  status = GuardTorch("test", []() -> absl::Status { throw 3; });
-  EXPECT_EQ(status.code(), absl::StatusCode::kInternal);
-  status = GuardTorch("test", [] {
-    at::empty({int64_t{1} << 50}, at::kFloat);  // more than any address space
-    return absl::OkStatus();
-  });
-  EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted) << status;
-  EXPECT_EQ(*GuardTorchOr("test", [] { return absl::StatusOr<int>(4); }), 4);
-}
-
-TEST(TorchGuard, SingleThreadedTwice) {
-  UseSingleThreadedTorch();
-  UseSingleThreadedTorch();
-  EXPECT_EQ(at::get_num_threads(), 1);
-}
-
-TEST(Backend, PreferencesAndAnAbsentPlugin) {
-  EXPECT_EQ(LoadBackend(DevicePreference::kCpu)->device, "cpu");
-  EXPECT_EQ(LoadBackend(DevicePreference::kCpu)->reason, "requested");
-  const auto absent = LoadBackendFrom("/nonexistent/libbflow_cuda.so", DevicePreference::kAuto);
-  EXPECT_EQ(absent->device, "cpu");
-  EXPECT_EQ(absent->reason, "plugin_absent");
-  absl::Status status =
-      LoadBackendFrom("/nonexistent/libbflow_cuda.so", DevicePreference::kCuda).status();
-  EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
-  EXPECT_THAT(std::string(status.message()), HasSubstr("device: cuda"));
-  EXPECT_THAT(std::string(status.message()), HasSubstr("plugin_absent"));
-  EXPECT_EQ(*ParseDevicePreference("cuda"), DevicePreference::kCuda);
-  EXPECT_FALSE(ParseDevicePreference("gpu").ok());
 }
 
 }  // namespace
